@@ -1,0 +1,1 @@
+//! The simulator: production swarm and scheduler in virtual time.

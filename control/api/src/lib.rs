@@ -1,0 +1,1 @@
+//! Contracts between agent, scheduler and command line.

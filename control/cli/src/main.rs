@@ -1,0 +1,2 @@
+//! The hawker binary.
+fn main() {}

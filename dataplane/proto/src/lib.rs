@@ -1,0 +1,20 @@
+//! Hawker's nouns, and bytes to nouns and back.
+//!
+//! No I/O, no clock, no randomness, no panic on outside bytes: everything here can be simulated and fuzzed.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+pub mod geometry;
+pub mod hash;
+pub mod ids;
+pub mod piece_map;
+pub mod range;
+pub mod time;
+
+pub use geometry::{BLOCK_BYTES, Geometry};
+pub use hash::{ChainingValue, Root};
+pub use ids::{BlockIndex, HostId, PieceIndex, TaskId};
+pub use piece_map::PieceMap;
+pub use range::ByteRange;
+pub use time::Instant;

@@ -1,0 +1,1 @@
+//! Where bytes live and when they may go: reserve, commit, pin, evict, recover.
