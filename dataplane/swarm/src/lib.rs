@@ -1,4 +1,15 @@
-//! Decides what an agent moves next: Download, Upload.
+//! Decides what an agent moves next: [`Download`] for the task it lacks, [`Upload`] for the links it serves.
+//!
+//! Both are machines: inputs go in with the time, outputs come out as values, and nothing here does I/O, reads a
+//! clock or draws randomness but from a seed. What runs in an agent is what runs in the simulator.
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
+
+pub mod download;
+pub mod limits;
+pub mod upload;
+
+pub use download::{Download, DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutcome, Progress};
+pub use limits::{DownloadConfig, UploadConfig};
+pub use upload::{LinkId, Upload, UploadInput, UploadOutput};

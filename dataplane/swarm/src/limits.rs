@@ -1,0 +1,101 @@
+//! Every bound and every constant of policy, one named line each.
+
+use core::time::Duration;
+
+const MIB: u64 = 1024 * 1024;
+
+/// How a [`crate::Download`] behaves. Every queue, table and wait of it is bounded by a line here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DownloadConfig {
+    /// Neighbors of the task, at most 255 (availability is counted in a byte); more are refused with a `Ban`-less
+    /// silence: their inputs mean nothing.
+    pub neighbors_max: usize,
+    /// Neighbors at which a request waits for a grant at the same time. More would lengthen every queue of the swarm
+    /// without moving a byte.
+    pub queued_max: usize,
+    /// A request that waited this long no longer counts for `queued_max`: a parent that grants nothing must not keep
+    /// others from being asked.
+    pub queued_patience: Duration,
+    /// Pieces of which some blocks are here or on their way. Bounds the per-block state.
+    pub active_pieces_max: usize,
+    /// Blocks in one request at most.
+    pub run_blocks_max: u32,
+    /// Block runs kept at a granted parent at least, so that its link never waits for us.
+    pub runs_min: usize,
+    /// Work kept at a granted parent at most, in time at its measured rate.
+    pub work_max: Duration,
+    /// Pieces compared by a rarest-first choice, counted from the lowest one that is wanted.
+    pub window_pieces: u32,
+    /// One request in this many goes for the next piece the local reader lacks.
+    pub reader_one_in: u32,
+    /// A granted request never times out before this.
+    pub timeout_min: Duration,
+    /// ... and always after this without a byte.
+    pub timeout_max: Duration,
+    /// Smallest origin lease asked for.
+    pub lease_bytes_min: u64,
+    /// Largest origin lease asked for.
+    pub lease_bytes_max: u64,
+    /// Time of work asked for in one lease, and how long before its end the next one is asked for.
+    pub lease_ahead: Duration,
+    /// Leases held at the same time by a host without neighbors (parallel ranges).
+    pub leases_alone_max: usize,
+    /// Leases held at the same time by a host with neighbors: the current one and the next.
+    pub leases_max: usize,
+    /// Shortest wait before a host without a scheduler goes to the origin; the longest is twice as long.
+    pub away_wait_min: Duration,
+    /// Bad blocks from one neighbor until it is banned for the task.
+    pub bad_blocks_max: u32,
+}
+
+impl Default for DownloadConfig {
+    fn default() -> Self {
+        Self {
+            neighbors_max: 64,
+            queued_max: 4,
+            queued_patience: Duration::from_millis(250),
+            active_pieces_max: 512,
+            run_blocks_max: 8,
+            runs_min: 2,
+            work_max: Duration::from_millis(50),
+            window_pieces: 512,
+            reader_one_in: 4,
+            timeout_min: Duration::from_millis(100),
+            timeout_max: Duration::from_secs(2),
+            lease_bytes_min: 4 * MIB,
+            lease_bytes_max: 64 * MIB,
+            lease_ahead: Duration::from_millis(500),
+            leases_alone_max: 4,
+            leases_max: 2,
+            away_wait_min: Duration::from_secs(2),
+            bad_blocks_max: 2,
+        }
+    }
+}
+
+/// How an [`crate::Upload`] behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadConfig {
+    /// Links served by the shard.
+    pub links_max: usize,
+    /// Requests waiting on one link; a correct child keeps far fewer.
+    pub requests_per_link_max: usize,
+    /// Blocks of one grant; then the link queues again.
+    pub grant_blocks: u32,
+    /// Time of one grant; then the link queues again.
+    pub grant_duration: Duration,
+    /// `Send`s of one link not yet answered by `BlockSent`.
+    pub sends_per_link_max: u32,
+}
+
+impl Default for UploadConfig {
+    fn default() -> Self {
+        Self {
+            links_max: 4096,
+            requests_per_link_max: 256,
+            grant_blocks: 64,
+            grant_duration: Duration::from_secs(2),
+            sends_per_link_max: 2,
+        }
+    }
+}
