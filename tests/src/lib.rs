@@ -1,1 +1,41 @@
-//! End-to-end, fault and conformance tests.
+//! What the end-to-end tests stand on: real processes of the `hawker` binary, nginx as origin, a lab of network
+//! namespaces, files that a seed describes.
+//!
+//! A test that needs what this machine does not have calls [`skip`] and returns: it is named and counted at the end of
+//! `tests/run` instead of failing or vanishing.
+
+pub mod files;
+pub mod lab;
+pub mod nginx;
+pub mod origin;
+pub mod process;
+pub mod workspace;
+
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Says on stderr, and in the file that `tests/run` names in `HAWKER_SKIPPED`, that `test` did not run and why.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("skipped: {test}: {reason}");
+    let Some(path) = std::env::var_os("HAWKER_SKIPPED") else { return };
+    let line = format!("{test}: {reason}\n");
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    // The report is a convenience: a test must not fail because it cannot be written.
+    if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+        eprintln!("cannot write {}: {error}", path.display());
+    }
+}
+
+/// Whether files of full size are asked for (`HAWKER_FULL=1`).
+#[must_use]
+pub fn is_full() -> bool {
+    std::env::var_os("HAWKER_FULL").is_some_and(|value| value == "1")
+}
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Held by tests that start clusters: several at once on two cores would measure each other.
+pub fn exclusive() -> MutexGuard<'static, ()> {
+    // A test that failed while it held the lock left nothing behind that the next one could trip over.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
