@@ -149,7 +149,8 @@ mod tests {
         let pieces: Vec<ChainingValue> = (0..geometry.piece_count())
             .map(|index| {
                 let range = geometry.piece_range(PieceIndex(index));
-                let bytes = &content[range.start() as usize..range.end() as usize];
+                let at = |offset: u64| usize::try_from(offset).unwrap();
+                let bytes = &content[at(range.start())..at(range.end())];
                 piece_value(geometry, PieceIndex(index), &block_values(range.start(), bytes)).unwrap()
             })
             .collect();
@@ -164,7 +165,8 @@ mod tests {
         let tails = [0, 1, 1023, 1024, 1025, block - 1, block / 2 + 7];
         for blocks in [0, 1, 2, 3, 4, 5, 8, 9, 13] {
             for tail in tails {
-                let content: Vec<u8> = (0..blocks * block + tail).map(|i| (i % 251) as u8).collect();
+                let content: Vec<u8> =
+                    (0..blocks * block + tail).map(|i| i % 251).map(|i| u8::try_from(i).unwrap()).collect();
                 let expected = root_of_bytes(&content);
                 let length = content.len() as u64;
                 for geometry in [Geometry::of_length(length), Geometry::of_stream(length)].into_iter().flatten() {

@@ -5,15 +5,22 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod frame;
 pub mod geometry;
+pub mod handshake;
 pub mod hash;
+pub mod identity;
 pub mod ids;
 pub mod piece_map;
 pub mod range;
 pub mod time;
+pub mod trust;
+mod wire;
 
+pub use frame::{Frame, Head};
 pub use geometry::{BLOCK_BYTES, Geometry};
 pub use hash::{ChainingValue, Root};
+pub use identity::{ClusterKey, HostKey, PublicKey, Signature};
 pub use ids::{BlockIndex, HostId, PieceIndex, TaskId};
 pub use piece_map::PieceMap;
 pub use range::ByteRange;
