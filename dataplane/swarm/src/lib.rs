@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod bits;
 pub mod download;
 pub mod limits;
+mod rng;
 pub mod upload;
 
 pub use download::{Download, DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutcome, Progress};

@@ -1,10 +1,8 @@
-//! The links that one shard serves: who may send now, and which block next.
+//! What goes into an [`Upload`](super::Upload) and what comes out.
 
 use core::ops::Range;
 
-use hawker_proto::{BlockIndex, Instant, PieceIndex};
-
-use crate::UploadConfig;
+use hawker_proto::{BlockIndex, PieceIndex};
 
 /// A link that this shard accepted. Given by the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,43 +95,4 @@ pub enum UploadOutput {
         /// The link.
         link: LinkId,
     },
-}
-
-/// The machine of the links that one shard accepted. Slots belong to the host: the shell lends them.
-#[derive(Debug)]
-pub struct Upload {
-    config: UploadConfig,
-}
-
-impl Upload {
-    /// An upload without links.
-    #[must_use]
-    pub fn new(config: UploadConfig) -> Self {
-        Self { config }
-    }
-
-    /// Takes one input. Inputs that make no sense (they come from peers) change nothing.
-    pub fn handle(&mut self, _now: Instant, _input: UploadInput) {
-        let _ = self.config;
-    }
-
-    /// The next thing to do; `take_slot` takes a slot of the host if one is free. Call until `None` after every
-    /// `handle`, and when the deadline passes.
-    pub fn poll(&mut self, _now: Instant, _take_slot: &mut dyn FnMut() -> bool) -> Option<UploadOutput> {
-        None
-    }
-
-    /// When to call `poll` if nothing else happens before.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Checks what must always hold.
-    ///
-    /// # Panics
-    /// On a bug of this crate.
-    pub fn assert_invariants(&self) {
-        assert!(self.config.sends_per_link_max > 0);
-    }
 }
