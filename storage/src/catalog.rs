@@ -1,0 +1,1 @@
+//! The catalog: one mapped file of fixed slots.
