@@ -9,12 +9,15 @@ pub mod frame;
 pub mod geometry;
 pub mod handshake;
 pub mod hash;
+pub mod http1;
 pub mod identity;
 pub mod ids;
 pub mod piece_map;
 pub mod range;
+pub mod resolve;
 pub mod time;
 pub mod trust;
+pub mod url;
 mod wire;
 
 pub use frame::{Frame, Head};
