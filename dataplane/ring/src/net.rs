@@ -1,0 +1,103 @@
+//! Sockets before an engine has them: listeners and options.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::net::sockopt;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::op::{File, SocketOptions};
+
+/// Bind and listen. An IPv6 address takes IPv4 too (`[::]` is every address of both), and SO_REUSEADDR lets a
+/// restarted process have its port back while old connections linger in TIME_WAIT.
+///
+/// # Errors
+/// As bind(2) and listen(2): address in use, not this host's, or not permitted. The host's configuration.
+pub fn listen(address: SocketAddr, backlog: u16) -> io::Result<File> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::from(backlog))?;
+    Ok(Arc::new(OwnedFd::from(socket)))
+}
+
+/// Sets `options` on a socket, an accepted one say; `source` is of no use after connect and is left out.
+///
+/// # Errors
+/// As setsockopt(2): a congestion control that the host does not have or allow (ENOENT, EPERM).
+pub fn tune(socket: impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    if options.is_nodelay {
+        socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(bytes) = options.notsent_lowat {
+        socket.set_tcp_notsent_lowat(bytes)?;
+    }
+    if let Some(bytes) = options.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.receive_buffer_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(name) = &options.congestion {
+        sockopt::set_tcp_congestion(&*socket, name)?;
+    }
+    Ok(())
+}
+
+/// The address a listener got, with its port when 0 was asked for.
+///
+/// # Errors
+/// Not an IP socket.
+pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+    SockRef::from(&socket).local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// A nonblocking socket, its options set, whose connection to `to` is under way: it is writable when that has ended.
+pub(crate) fn start_connect(to: SocketAddr, options: &SocketOptions) -> io::Result<File> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    tune(&socket, options)?;
+    if let Some(source) = options.source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    match socket.connect(&to.into()) {
+        Err(error) if !is_under_way(&error) => Err(error),
+        _ => Ok(Arc::new(OwnedFd::from(socket))),
+    }
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    // connect(2): interrupted, a nonblocking connect goes on as if it had said EINPROGRESS.
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(errno, Some(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR))
+}
+
+/// How a connection that was under way has ended.
+pub(crate) fn connect_result(socket: &OwnedFd) -> io::Result<()> {
+    SockRef::from(socket).take_error()?.map_or(Ok(()), Err)
+}
+
+/// An IPv4 peer of a dual-stack listener as what it is.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => SocketAddr::new(address.ip().to_canonical(), address.port()),
+        _ => address,
+    }
+}
+
+/// What to dial to reach a listener bound to `address` from its own host.
+#[must_use]
+pub fn loopback_of(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+        _ => address,
+    }
+}
