@@ -41,15 +41,22 @@
 //! Not here: encryption and congestion (the link's), who may have what (membership and the task id suffice), and how
 //! many requests a child keeps open (`hawker-swarm`'s).
 
+mod error;
+mod have;
+mod head;
+
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt;
+
+pub use error::{ErrorCode, FrameError};
+pub use have::{apply_have, have_windows};
+pub use head::{FrameKind, Head};
 
 use crate::geometry::PIECE_BYTES_MAX;
-use crate::trust::BATCH_BYTES_MAX;
-use crate::wire::{DecodeError, Reader};
-use crate::{BLOCK_BYTES, BlockIndex, Geometry, PieceIndex, PieceMap, PublicKey, Signature, TaskId};
+use crate::wire::Reader;
+use crate::{BLOCK_BYTES, BlockIndex, Geometry, PieceIndex, PublicKey, Signature, TaskId};
+use head::{FLAG_SECURED, MAGIC};
 
 /// Bytes of every frame's head.
 pub const HEAD_BYTES: usize = 32;
@@ -64,273 +71,6 @@ pub const REQUEST_BLOCKS_MAX: u32 = PIECE_BYTES_MAX / BLOCK_BYTES;
 pub const ROLE_WANTS: u8 = 1;
 /// A HELLO's role bit: the sender serves pieces.
 pub const ROLE_SERVES: u8 = 2;
-
-/// What makes a first frame ours, and not that of some other protocol on the same port.
-const MAGIC: u64 = u64::from_le_bytes(*b"HAWKER\0\x01");
-const FLAG_SECURED: u8 = 1;
-const HELLO_BYTES: u32 = 72;
-const AUTH_BYTES: u32 = 96;
-const OPEN_BYTES: u32 = 32;
-
-/// What a frame is: the type byte of its head. Each is explained at the [`Frame`] of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum FrameKind {
-    /// See [`Frame::Hello`].
-    Hello = 1,
-    /// See [`Frame::Auth`].
-    Auth = 2,
-    /// See [`Frame::Open`].
-    Open = 3,
-    /// See [`Frame::Close`].
-    Close = 4,
-    /// See [`Frame::Have`].
-    Have = 5,
-    /// See [`Frame::Records`].
-    Records = 6,
-    /// See [`Frame::Request`].
-    Request = 7,
-    /// See [`Frame::Queued`].
-    Queued = 8,
-    /// See [`Frame::Granted`].
-    Granted = 9,
-    /// A block's bytes. The one frame that is no [`Frame`]: its payload goes straight into block memory.
-    Block = 10,
-    /// See [`Frame::Cancel`].
-    Cancel = 11,
-    /// See [`Frame::BadPiece`].
-    BadPiece = 12,
-    /// See [`Frame::Gone`].
-    Gone = 13,
-    /// See [`Frame::Error`].
-    Error = 14,
-    /// See [`Frame::Ping`].
-    Ping = 15,
-    /// See [`Frame::Pong`].
-    Pong = 16,
-    /// See [`Frame::Goodbye`].
-    Goodbye = 17,
-}
-
-/// Which head fields a kind uses, and how long its payload may be.
-struct Shape {
-    fields: u8,
-    flags: u8,
-    payload_min: u32,
-    payload_max: u32,
-}
-
-const CHANNEL: u8 = 1;
-const PIECE: u8 = 2;
-const BLOCK: u8 = 4;
-const COUNT: u8 = 8;
-const AUX: u8 = 16;
-/// The frame may be about a task or about the link.
-const CHANNEL_OR_LINK: u8 = 32;
-
-impl FrameKind {
-    const ALL: [Self; 17] = [
-        Self::Hello,
-        Self::Auth,
-        Self::Open,
-        Self::Close,
-        Self::Have,
-        Self::Records,
-        Self::Request,
-        Self::Queued,
-        Self::Granted,
-        Self::Block,
-        Self::Cancel,
-        Self::BadPiece,
-        Self::Gone,
-        Self::Error,
-        Self::Ping,
-        Self::Pong,
-        Self::Goodbye,
-    ];
-
-    fn from_byte(byte: u8) -> Result<Self, FrameError> {
-        let index = usize::from(byte).wrapping_sub(1);
-        Self::ALL.get(index).copied().ok_or(FrameError::UnknownKind(byte))
-    }
-
-    /// The module's table.
-    fn shape(self) -> Shape {
-        let (fields, payload_min, payload_max) = match self {
-            Self::Hello => (AUX, HELLO_BYTES, HELLO_BYTES),
-            Self::Auth => (0, AUTH_BYTES, AUTH_BYTES),
-            Self::Open => (CHANNEL | COUNT | AUX, OPEN_BYTES, OPEN_BYTES),
-            Self::Close => (CHANNEL, 0, 0),
-            Self::Have => (CHANNEL | PIECE, 0, CONTROL_BYTES_MAX),
-            Self::Records => (CHANNEL, 1, RECORDS_BYTES_MAX),
-            Self::Request => (CHANNEL | PIECE | BLOCK | COUNT, 0, 0),
-            Self::Queued => (CHANNEL | PIECE | COUNT, 0, 0),
-            Self::Granted => (CHANNEL | COUNT | AUX, 0, 0),
-            Self::Block => (CHANNEL | PIECE | BLOCK, 1, BLOCK_BYTES),
-            Self::Cancel | Self::Gone => (CHANNEL | PIECE, 0, 0),
-            Self::BadPiece => (CHANNEL | PIECE | BLOCK, 0, 0),
-            Self::Error => (CHANNEL_OR_LINK | COUNT, 0, ERROR_TEXT_BYTES_MAX_U32),
-            Self::Ping | Self::Pong => (AUX, 0, 0),
-            Self::Goodbye => (0, 0, 0),
-        };
-        let flags = if matches!(self, Self::Hello) { FLAG_SECURED } else { 0 };
-        Shape { fields, flags, payload_min, payload_max }
-    }
-}
-
-const ERROR_TEXT_BYTES_MAX_U32: u32 = 256;
-const RECORDS_BYTES_MAX: u32 = 64 * 1024;
-const _: () = assert!(ERROR_TEXT_BYTES_MAX_U32 as usize == ERROR_TEXT_BYTES_MAX);
-const _: () = assert!(BATCH_BYTES_MAX <= RECORDS_BYTES_MAX as usize && RECORDS_BYTES_MAX <= CONTROL_BYTES_MAX);
-
-/// A frame's first 32 bytes, already checked: its kind is known, its payload bounded, its indices in bounds of the
-/// protocol (not yet of the task: only the caller knows which task the channel is).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    kind: FrameKind,
-    flags: u8,
-    length: u32,
-    channel: u16,
-    piece: u32,
-    block: u32,
-    count: u32,
-    aux: u64,
-}
-
-impl Head {
-    /// The head of a BLOCK whose `length` bytes of payload follow.
-    ///
-    /// # Panics
-    /// When `channel` is 0, or `length` 0 or above [`BLOCK_BYTES`], or `block` beyond the largest piece: bugs of the
-    /// caller.
-    #[must_use]
-    pub fn block(channel: u16, piece: PieceIndex, block: BlockIndex, length: u32) -> Self {
-        let head = Self { channel, piece: piece.0, block: block.0, length, ..Self::empty(FrameKind::Block) };
-        assert_eq!(head.check(), Ok(()), "{head:?}");
-        head
-    }
-
-    const fn empty(kind: FrameKind) -> Self {
-        Self { kind, flags: 0, length: 0, channel: 0, piece: 0, block: 0, count: 0, aux: 0 }
-    }
-
-    /// The head of 32 bytes from outside.
-    ///
-    /// # Errors
-    /// The bytes are no head of this version: the peer's fault. Where the next frame starts is no longer known, so the
-    /// remedy is to close the link.
-    pub fn decode(bytes: &[u8; HEAD_BYTES]) -> Result<Self, FrameError> {
-        let mut reader = Reader::new(bytes);
-        let length = reader.u32()?;
-        let kind = FrameKind::from_byte(reader.u8()?)?;
-        let head = Self {
-            kind,
-            length,
-            flags: reader.u8()?,
-            channel: reader.u16()?,
-            piece: reader.u32()?,
-            block: reader.u32()?,
-            count: reader.u32()?,
-            aux: reader.u64()?,
-        };
-        if reader.u32()? != 0 {
-            return Err(FrameError::BadField(kind, "reserved"));
-        }
-        head.check()?;
-        Ok(head)
-    }
-
-    /// The bytes of the module's diagram.
-    #[must_use]
-    pub fn encode(&self) -> [u8; HEAD_BYTES] {
-        let mut bytes = [0; HEAD_BYTES];
-        bytes[0..4].copy_from_slice(&self.length.to_le_bytes());
-        bytes[4] = self.kind as u8;
-        bytes[5] = self.flags;
-        bytes[6..8].copy_from_slice(&self.channel.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.piece.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.block.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.count.to_le_bytes());
-        bytes[20..28].copy_from_slice(&self.aux.to_le_bytes());
-        bytes
-    }
-
-    /// What the frame is.
-    #[must_use]
-    pub const fn kind(&self) -> FrameKind {
-        self.kind
-    }
-
-    /// The task's channel, 0 for a frame about the link.
-    #[must_use]
-    pub const fn channel(&self) -> u16 {
-        self.channel
-    }
-
-    /// The piece, 0 for a frame that names none.
-    #[must_use]
-    pub const fn piece(&self) -> PieceIndex {
-        PieceIndex(self.piece)
-    }
-
-    /// The block, 0 for a frame that names none.
-    #[must_use]
-    pub const fn block_index(&self) -> BlockIndex {
-        BlockIndex(self.block)
-    }
-
-    /// Bytes that follow the head: at most [`CONTROL_BYTES_MAX`], which is also [`BLOCK_BYTES`].
-    #[must_use]
-    pub const fn payload_bytes(&self) -> u32 {
-        self.length
-    }
-
-    fn check(&self) -> Result<(), FrameError> {
-        let shape = self.kind.shape();
-        let bad = |field| Err(FrameError::BadField(self.kind, field));
-        if !(shape.payload_min..=shape.payload_max).contains(&self.length) {
-            return Err(FrameError::BadLength(self.kind, self.length));
-        }
-        if self.flags & !shape.flags != 0 {
-            return bad("flags");
-        }
-        let is_about_task = shape.fields & CHANNEL != 0;
-        if shape.fields & CHANNEL_OR_LINK == 0 && is_about_task != (self.channel != 0) {
-            return bad("channel");
-        }
-        let is_unused = |field: u8| shape.fields & field == 0;
-        if is_unused(PIECE) && self.piece != 0 {
-            return bad("piece");
-        }
-        if is_unused(BLOCK) && self.block != 0 {
-            return bad("block");
-        }
-        if is_unused(COUNT) && self.count != 0 {
-            return bad("count");
-        }
-        if is_unused(AUX) && self.aux != 0 {
-            return bad("aux");
-        }
-        self.check_kind()
-    }
-
-    fn check_kind(&self) -> Result<(), FrameError> {
-        let bad = |field| Err(FrameError::BadField(self.kind, field));
-        if self.block >= REQUEST_BLOCKS_MAX {
-            return bad("block");
-        }
-        match self.kind {
-            FrameKind::Hello if self.aux != MAGIC => Err(FrameError::NotHawker),
-            FrameKind::Open if Geometry::from_parts(self.aux, self.count).is_none() => bad("geometry"),
-            FrameKind::Have if !self.piece.is_multiple_of(8) => bad("piece"),
-            FrameKind::Have if u64::from(self.piece) + u64::from(self.length) * 8 > 1 << 32 => bad("piece"),
-            FrameKind::Request if !(1..=REQUEST_BLOCKS_MAX - self.block).contains(&self.count) => bad("count"),
-            FrameKind::Granted if self.aux > u64::from(u32::MAX) => bad("aux"),
-            FrameKind::Error if ErrorCode::from_number(self.count).is_none() => bad("count"),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// Who a host says it is, before it proves it: see [`crate::handshake`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -347,48 +87,6 @@ pub struct Hello {
     pub roles: u8,
     /// Whether it has a cluster key, and so demands and gives proof of it.
     pub is_secured: bool,
-}
-
-/// Why a peer cannot do what was asked; its number goes over the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum ErrorCode {
-    /// The other side broke the protocol. The link closes.
-    Protocol = 1,
-    /// The other side did not prove that it belongs here. The link closes.
-    Unauthorized = 2,
-    /// Not a task of this host: ask another parent.
-    NoSuchTask = 3,
-    /// The task is here, with another length or piece length: the scheduler or one of us is wrong.
-    WrongGeometry = 4,
-    /// A limit of this host is reached: come back later, or ask another parent.
-    Busy = 5,
-    /// The disk did not give the bytes: ask another parent.
-    ReadFailed = 6,
-    /// This host no longer talks to the other about this task (on channel 0: at all).
-    Banned = 7,
-    /// This host is about to stop: ask another parent.
-    Draining = 8,
-    /// No version in common. The link closes.
-    Version = 9,
-}
-
-impl ErrorCode {
-    const ALL: [Self; 9] = [
-        Self::Protocol,
-        Self::Unauthorized,
-        Self::NoSuchTask,
-        Self::WrongGeometry,
-        Self::Busy,
-        Self::ReadFailed,
-        Self::Banned,
-        Self::Draining,
-        Self::Version,
-    ];
-
-    fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|code| *code as u32 == number)
-    }
 }
 
 /// A whole frame of any kind but BLOCK.
@@ -686,85 +384,6 @@ fn decode_error(head: &Head, payload: &[u8]) -> Result<Frame, FrameError> {
     let text = core::str::from_utf8(payload).map_err(|_| FrameError::BadField(head.kind, "text"))?;
     Ok(Frame::Error { channel: head.channel, code, text: String::from(text) })
 }
-
-/// The HAVE frames that show all of `pieces`, windows without a piece left out; one empty frame when there is none,
-/// since OPEN wants an answer.
-#[must_use]
-pub fn have_windows(channel: u16, pieces: &PieceMap) -> Vec<Frame> {
-    let bitmap = pieces.to_bytes();
-    let firsts = (0..).step_by(CONTROL_BYTES_MAX as usize * 8);
-    let windows = firsts.zip(bitmap.chunks(CONTROL_BYTES_MAX as usize));
-    let mut frames: Vec<Frame> = windows
-        .filter(|(_, bits)| bits.iter().any(|byte| *byte != 0))
-        .map(|(first_piece, bits)| Frame::Have { channel, first_piece, bits: bits.to_vec() })
-        .collect();
-    if frames.is_empty() {
-        frames.push(Frame::Have { channel, first_piece: 0, bits: Vec::new() });
-    }
-    frames
-}
-
-/// Adds the pieces of a HAVE window to `pieces` and says how many were new.
-///
-/// # Errors
-/// A bit stands for a piece that the task does not have, or the window does not start at a multiple of 8: the peer's
-/// fault. `pieces` is then unchanged.
-pub fn apply_have(pieces: &mut PieceMap, first_piece: u32, bits: &[u8]) -> Result<u32, FrameError> {
-    let bad = FrameError::BadField(FrameKind::Have, "bits");
-    if !first_piece.is_multiple_of(8) {
-        return Err(bad);
-    }
-    let piece_count = u64::from(pieces.piece_count());
-    let last = bits.iter().rposition(|byte| *byte != 0);
-    if let Some(last) = last {
-        let bit = u64::from(7 - bits[last].leading_zeros());
-        if u64::from(first_piece) + last as u64 * 8 + bit >= piece_count {
-            return Err(bad);
-        }
-    }
-    let mut added = 0;
-    for (byte, first) in bits.iter().zip((first_piece..).step_by(8)) {
-        for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
-            added += u32::from(pieces.insert(PieceIndex(first + bit)));
-        }
-    }
-    Ok(added)
-}
-
-/// Bytes that are no frame of this version: the peer's fault, or it speaks something else. Remedy: close the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameError {
-    /// No such type byte.
-    UnknownKind(u8),
-    /// A HELLO without our magic: some other protocol.
-    NotHawker,
-    /// A payload longer or shorter than its kind allows.
-    BadLength(FrameKind, u32),
-    /// A field that holds no valid value, or something where its kind has nothing.
-    BadField(FrameKind, &'static str),
-    /// A payload that ends within a field.
-    Payload(DecodeError),
-}
-
-impl From<DecodeError> for FrameError {
-    fn from(error: DecodeError) -> Self {
-        Self::Payload(error)
-    }
-}
-
-impl fmt::Display for FrameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownKind(byte) => write!(f, "the peer sent a frame of unknown type {byte}"),
-            Self::NotHawker => f.write_str("the peer does not speak Hawker's protocol"),
-            Self::BadLength(kind, length) => write!(f, "the peer sent a {kind:?} frame of {length} bytes"),
-            Self::BadField(kind, field) => write!(f, "the peer sent a {kind:?} frame whose `{field}` is invalid"),
-            Self::Payload(error) => write!(f, "the peer sent a frame that cannot be read: {error}"),
-        }
-    }
-}
-
-impl core::error::Error for FrameError {}
 
 #[cfg(test)]
 mod tests;
