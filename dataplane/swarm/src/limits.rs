@@ -7,12 +7,18 @@ const MIB: u64 = 1024 * 1024;
 /// How a [`crate::Download`] behaves. Every queue, table and wait of it is bounded by a line here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DownloadConfig {
-    /// Neighbors of the task, at most 255 (availability is counted in a byte); more are refused with a `Ban`-less
-    /// silence: their inputs mean nothing.
+    /// Neighbors of the task, at most 255 (availability is counted in a byte); what others say
+    /// means nothing.
     pub neighbors_max: usize,
     /// Neighbors at which a request waits for a grant at the same time. More would lengthen every queue of the swarm
     /// without moving a byte.
     pub queued_max: usize,
+    /// A host that this many neighbors serve waits at no more.
+    pub granted_enough: usize,
+    /// Block runs that wait at one parent: with one more than it needs to begin, it sends while we ask for the next.
+    pub runs_waiting: usize,
+    /// Neighbors at which the same piece may wait.
+    pub promises_max: u32,
     /// A request that waited this long no longer counts for `queued_max`: a parent that grants nothing must not keep
     /// others from being asked.
     pub queued_patience: Duration,
@@ -22,6 +28,8 @@ pub struct DownloadConfig {
     pub run_blocks_max: u32,
     /// Block runs kept at a granted parent at least, so that its link never waits for us.
     pub runs_min: usize,
+    /// Block runs asked of one neighbor at most.
+    pub runs_max: usize,
     /// Work kept at a granted parent at most, in time at its measured rate.
     pub work_max: Duration,
     /// Pieces compared by a rarest-first choice, counted from the lowest one that is wanted.
@@ -32,6 +40,14 @@ pub struct DownloadConfig {
     pub timeout_min: Duration,
     /// ... and always after this without a byte.
     pub timeout_max: Duration,
+    /// Blocks that a parent will need longer for are also waited for elsewhere.
+    pub hedge_after: Duration,
+    /// How often the endgame looks for blocks to take over.
+    pub steal_every: Duration,
+    /// Time for neighbors to say what they have before the scheduler is asked for a lease.
+    pub start_patience: Duration,
+    /// A question to the scheduler is asked again after this.
+    pub ask_patience: Duration,
     /// Smallest origin lease asked for.
     pub lease_bytes_min: u64,
     /// Largest origin lease asked for.
@@ -53,15 +69,23 @@ impl Default for DownloadConfig {
         Self {
             neighbors_max: 64,
             queued_max: 4,
+            granted_enough: 4,
+            runs_waiting: 2,
+            promises_max: 2,
             queued_patience: Duration::from_millis(250),
             active_pieces_max: 512,
             run_blocks_max: 8,
             runs_min: 2,
+            runs_max: 64,
             work_max: Duration::from_millis(50),
             window_pieces: 512,
             reader_one_in: 4,
             timeout_min: Duration::from_millis(100),
             timeout_max: Duration::from_secs(2),
+            hedge_after: Duration::from_millis(50),
+            steal_every: Duration::from_millis(20),
+            start_patience: Duration::from_millis(2),
+            ask_patience: Duration::from_secs(2),
             lease_bytes_min: 4 * MIB,
             lease_bytes_max: 64 * MIB,
             lease_ahead: Duration::from_millis(500),
@@ -70,6 +94,20 @@ impl Default for DownloadConfig {
             away_wait_min: Duration::from_secs(2),
             bad_blocks_max: 2,
         }
+    }
+}
+
+impl DownloadConfig {
+    /// # Panics
+    /// When no download could work by these figures.
+    pub(crate) fn assert_sane(&self) {
+        assert!((1..=255).contains(&self.neighbors_max), "availability is counted in a byte");
+        assert!(self.queued_max > 0 && self.granted_enough > 0 && self.runs_waiting > 0 && self.promises_max > 0);
+        assert!((1..=64).contains(&self.run_blocks_max) && self.runs_min > 0 && self.runs_min <= self.runs_max);
+        assert!(self.runs_waiting <= self.runs_max && self.active_pieces_max > 0 && self.reader_one_in > 0);
+        assert!(!self.timeout_min.is_zero() && self.timeout_min <= self.timeout_max && !self.steal_every.is_zero());
+        assert!(0 < self.lease_bytes_min && self.lease_bytes_min <= self.lease_bytes_max);
+        assert!(self.leases_max > 0 && self.leases_alone_max > 0 && self.bad_blocks_max > 0);
     }
 }
 

@@ -23,7 +23,7 @@ impl Rng {
     /// A number below `bound` (which is not zero), by the high half of the product: no division, bias below 2^-32.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         debug_assert!(bound > 0);
-        u32::try_from((self.next() >> 32) * u64::from(bound) >> 32).unwrap_or(0)
+        u32::try_from(((self.next() >> 32) * u64::from(bound)) >> 32).unwrap_or(0)
     }
 }
 

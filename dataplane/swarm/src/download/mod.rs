@@ -1,21 +1,65 @@
 //! One task on its way to this host: which block to ask of whom, and when to go to the origin.
+//!
+//! A request first waits at a parent, and may wait long. So what waits binds nobody: it keeps a place in the parent's
+//! queue, and any parent that serves us now may take the same blocks, whereupon the waiting request is replaced. Only a
+//! parent that serves us owns the blocks asked of it, until they arrive, it falls silent, or another one beats its
+//! time of arrival by far.
 
+mod choose;
 mod events;
+mod fill;
+mod meter;
+mod neighbor;
+mod origin;
+mod peers;
+mod pieces;
+#[cfg(test)]
+mod tests;
 
-use core::time::Duration;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
-use hawker_proto::{Geometry, Instant, PieceMap};
+use hawker_proto::{BLOCK_BYTES, BlockIndex, Geometry, Instant, PieceIndex, PieceMap};
 
 pub use events::{DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutcome, Progress};
 
 use crate::DownloadConfig;
+use crate::rng::Rng;
+use meter::{RateMeter, TimeMeter};
+use neighbor::{Neighbor, Serving};
+use origin::Origin;
+use pieces::Pieces;
 
 /// The machine of one task that this host wants.
 #[derive(Debug)]
 pub struct Download {
     config: DownloadConfig,
-    geometry: Geometry,
-    have: PieceMap,
+    pieces: Pieces,
+    /// Sorted by id.
+    neighbors: Vec<Neighbor>,
+    origin: Origin,
+    rng: Rng,
+    now: Instant,
+    /// Lowest piece that a local reader lacks.
+    reader: PieceIndex,
+    outputs: VecDeque<DownloadOutput>,
+    /// Requests to withdraw, after others took their places in the parents' queues.
+    cancels: Vec<(NeighborId, PieceIndex)>,
+    /// Time per block over all neighbors.
+    service: TimeMeter,
+    rate: RateMeter,
+    /// Neighbors that serve us.
+    granted: usize,
+    /// Places in queues that count (see `queued_max`).
+    queued: usize,
+    /// Something changed that may allow another request.
+    needs_fill: bool,
+    /// When to look at the timers; never later than the earliest of them.
+    wake_at: Option<Instant>,
+    is_complete: bool,
+    bytes_stored: u64,
+    bytes_from_peers: u64,
+    bytes_wasted: u64,
 }
 
 impl Download {
@@ -23,47 +67,245 @@ impl Download {
     /// sequence of outputs.
     ///
     /// # Panics
-    /// When `have` is not of `geometry`'s piece count.
+    /// When `have` is not of `geometry`'s piece count, or `config` is senseless.
     #[must_use]
-    pub fn new(config: DownloadConfig, geometry: Geometry, have: PieceMap, _seed: u64, _now: Instant) -> Self {
-        assert_eq!(have.piece_count(), geometry.piece_count());
-        Self { config, geometry, have }
+    pub fn new(config: DownloadConfig, geometry: Geometry, have: PieceMap, seed: u64, now: Instant) -> Self {
+        assert_eq!(have.piece_count(), geometry.piece_count(), "a map of another task");
+        config.assert_sane();
+        let mut rng = Rng::new(seed);
+        let origin = Origin::new(&config, rng.next(), now);
+        let bytes_stored = have.iter().map(|piece| geometry.piece_range(piece).length()).sum();
+        let mut download = Self {
+            pieces: Pieces::new(geometry, &have, config.active_pieces_max),
+            config,
+            neighbors: Vec::new(),
+            origin,
+            rng,
+            now,
+            reader: PieceIndex(0),
+            outputs: VecDeque::new(),
+            cancels: Vec::new(),
+            service: TimeMeter::default(),
+            rate: RateMeter::new(now),
+            granted: 0,
+            queued: 0,
+            needs_fill: false,
+            wake_at: None,
+            is_complete: false,
+            bytes_stored,
+            bytes_from_peers: 0,
+            bytes_wasted: 0,
+        };
+        drop(have);
+        download.wake(now + download.config.start_patience);
+        download.note_completion();
+        download
     }
 
     /// Takes one input. `now` never goes backwards; inputs that make no sense (they come from peers) change nothing.
-    pub fn handle(&mut self, _now: Instant, _input: DownloadInput) {
-        let _ = (self.config, self.geometry);
+    pub fn handle(&mut self, now: Instant, input: DownloadInput) {
+        self.now = self.now.max(now);
+        match input {
+            DownloadInput::NeighborUp { neighbor, round_trip } => self.neighbor_up(neighbor, round_trip),
+            DownloadInput::NeighborDown { neighbor } => self.neighbor_down(neighbor),
+            DownloadInput::Have { neighbor, pieces } => self.have(neighbor, &pieces),
+            DownloadInput::HavePiece { neighbor, piece } => self.have_piece(neighbor, piece),
+            DownloadInput::Gone { neighbor, piece } => self.gone(neighbor, piece),
+            DownloadInput::Records { pieces } => self.records(&pieces),
+            DownloadInput::Queued { neighbor, piece: _ } => self.queued(neighbor),
+            DownloadInput::Granted { neighbor, blocks, until: _ } => self.granted(neighbor, blocks),
+            DownloadInput::Arriving { neighbor } => self.arriving(neighbor),
+            DownloadInput::BlockIn { neighbor, piece, block } => self.block_in(neighbor, piece, block),
+            DownloadInput::BlockBad { neighbor, piece, block } => self.block_bad(neighbor, piece, block),
+            DownloadInput::PieceStored { piece } => self.piece_stored(piece),
+            DownloadInput::PieceLost { piece } => self.piece_lost(piece),
+            DownloadInput::Lease { lease, range } => self.lease(lease, range),
+            DownloadInput::NoLease { retry_after } => self.no_lease(retry_after),
+            DownloadInput::OriginProgress { lease, upto } => self.origin_progress(lease, upto),
+            DownloadInput::OriginEnded { lease, outcome } => self.origin_ended(lease, outcome),
+            DownloadInput::Reader { piece } => self.reader = piece,
+            DownloadInput::Scheduler { is_connected } => self.scheduler(is_connected),
+            DownloadInput::Allowance { bytes } => self.origin.allowance = bytes,
+            DownloadInput::Tick => {}
+        }
+        if self.wake_at.is_some_and(|wake_at| wake_at <= self.now) {
+            self.expire();
+        }
+        if self.needs_fill {
+            self.fill();
+        }
+        self.go_to_origin();
     }
 
     /// The next thing to do. Call until `None` after every `handle`.
     pub fn poll(&mut self) -> Option<DownloadOutput> {
-        None
+        self.outputs.pop_front()
     }
 
     /// When to call `handle` with [`DownloadInput::Tick`] if nothing else happens before.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        None
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.wake_at
     }
 
     /// Whether the bytes of this block would be new: the shell drops those of a block that is not wanted any more
     /// (it was stolen in the endgame, and the first copy won).
     #[must_use]
-    pub fn is_block_wanted(&self, _piece: hawker_proto::PieceIndex, _block: hawker_proto::BlockIndex) -> bool {
-        false
+    pub fn is_block_wanted(&self, piece: PieceIndex, block: BlockIndex) -> bool {
+        if !self.pieces.geometry().has_block(piece, block) || self.pieces.have().contains(piece) {
+            return false;
+        }
+        match self.pieces.find(piece) {
+            Some(active) => active.received >> block.0 & 1 == 0,
+            None => !self.pieces.is_table_full(),
+        }
+    }
+
+    /// Whether the piece is stored here.
+    #[must_use]
+    pub fn has_piece(&self, piece: PieceIndex) -> bool {
+        self.pieces.have().contains(piece)
     }
 
     /// Figures for status and metrics.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        Progress { pieces_stored: self.have.len(), rate_bytes_per_s: 0, ..Progress::default() }
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Progress {
+            pieces_stored: self.pieces.have().len(),
+            piece_count: self.pieces.geometry().piece_count(),
+            bytes_stored: self.bytes_stored,
+            bytes_from_peers: self.bytes_from_peers,
+            bytes_from_origin: self.origin.bytes,
+            bytes_wasted: self.bytes_wasted,
+            rate_bytes_per_s: self.rate.bytes_per_s().unwrap_or(0),
+            neighbors: count(self.neighbors.len()),
+            granted: count(self.granted),
+            queued: count(self.neighbors.iter().filter(|neighbor| neighbor.is_waited_for()).count()),
+            origin_fetches: count(self.origin.fetches.len()),
+        }
     }
 
-    /// Checks what must always hold.
+    /// Checks what must always hold. Looks at every piece: for tests and the simulator.
     ///
     /// # Panics
     /// On a bug of this crate.
     pub fn assert_invariants(&self) {
-        assert!(Duration::ZERO < self.config.timeout_min);
+        self.pieces.assert_invariants();
+        assert!(self.neighbors.is_sorted_by_key(|neighbor| neighbor.id));
+        assert!(self.neighbors.len() <= self.config.neighbors_max);
+        assert_eq!(self.granted, self.neighbors.iter().filter(|neighbor| neighbor.is_serving()).count());
+        assert_eq!(self.queued, self.neighbors.iter().filter(|neighbor| neighbor.is_queue_place()).count());
+        assert!(self.cancels.is_empty(), "cancels are sent with the inputs that cause them");
+        for neighbor in &self.neighbors {
+            assert_eq!(neighbor.runs.is_empty(), neighbor.serving == Serving::Nothing, "{:?}", neighbor.id);
+            assert!(neighbor.runs.len() <= self.config.runs_max);
+            assert!(neighbor.runs.iter().all(|run| run.blocks != 0 && self.pieces.find(run.piece).is_some()));
+        }
+        for active in self.pieces.active() {
+            let (mut assigned, mut promises) = (0u64, 0);
+            for neighbor in &self.neighbors {
+                for run in neighbor.runs.iter().filter(|run| run.piece == active.piece) {
+                    assert!(run.blocks & active.received == 0, "asked for what is here");
+                    if neighbor.is_serving() {
+                        assert!(assigned & run.blocks == 0, "a block has two owners");
+                        assigned |= run.blocks;
+                    } else {
+                        promises += 1;
+                    }
+                }
+            }
+            assert_eq!((active.assigned, active.promises), (assigned, promises), "{:?}", active.piece);
+        }
+        for piece in (0..self.pieces.geometry().piece_count()).map(PieceIndex) {
+            let holders = self.neighbors.iter().filter(|neighbor| neighbor.have.contains(piece)).count();
+            assert_eq!(usize::from(self.pieces.availability(piece)), holders);
+        }
+        self.assert_origin_invariants();
+    }
+
+    fn find(&self, id: NeighborId) -> Option<usize> {
+        self.neighbors.binary_search_by_key(&id, |neighbor| neighbor.id).ok()
+    }
+
+    fn wake(&mut self, at: Instant) {
+        self.wake_at = Some(self.wake_at.map_or(at, |wake_at| wake_at.min(at)));
+    }
+
+    /// Looks at every timer.
+    fn expire(&mut self) {
+        let now = self.now;
+        self.wake_at = None;
+        self.needs_fill = true;
+        let is_endgame = self.granted > 0 && self.pieces.fresh().len() == 0;
+        if is_endgame {
+            self.wake(now + self.config.steal_every);
+        }
+        for index in 0..self.neighbors.len() {
+            let neighbor = &mut self.neighbors[index];
+            neighbor.is_useful |= is_endgame;
+            if neighbor.rest_until > now {
+                let at = neighbor.rest_until;
+                self.wake(at);
+                continue;
+            }
+            match neighbor.serving {
+                Serving::Nothing | Serving::Later { is_stale: true, .. } => {}
+                Serving::Later { since, .. } => {
+                    let at = since + self.config.queued_patience;
+                    if at <= now {
+                        neighbor.serving = Serving::Later { since, is_stale: true };
+                        self.queued -= 1;
+                    } else {
+                        self.wake(at);
+                    }
+                }
+                Serving::Now { heard, .. } => {
+                    let at = heard + neighbor.timeout(self.service, &self.config);
+                    if at <= now {
+                        self.time_out(index);
+                    } else {
+                        self.wake(at);
+                    }
+                }
+            }
+        }
+        self.expire_origin();
+    }
+
+    fn piece_stored(&mut self, piece: PieceIndex) {
+        if !self.pieces.geometry().has_piece(piece) || self.pieces.have().contains(piece) {
+            return;
+        }
+        self.cancel_everywhere(piece, u64::MAX);
+        self.pieces.store(piece);
+        self.bytes_stored += self.pieces.geometry().piece_range(piece).length();
+        self.outputs.push_back(DownloadOutput::Announce { piece });
+        self.needs_fill = true;
+        self.note_completion();
+    }
+
+    fn piece_lost(&mut self, piece: PieceIndex) {
+        if !self.pieces.geometry().has_piece(piece) {
+            return;
+        }
+        if self.pieces.have().contains(piece) {
+            self.bytes_stored -= self.pieces.geometry().piece_range(piece).length();
+            self.is_complete = false;
+        }
+        self.pieces.lose(piece);
+        self.make_useful(piece);
+    }
+
+    fn note_completion(&mut self) {
+        if !self.is_complete && self.pieces.have().len() == self.pieces.geometry().piece_count() {
+            self.is_complete = true;
+            self.outputs.push_back(DownloadOutput::Complete);
+        }
+    }
+
+    fn bytes_of_block(&self, piece: PieceIndex, block: BlockIndex) -> u64 {
+        debug_assert!(u64::from(BLOCK_BYTES) >= self.pieces.geometry().block_range(piece, block).length());
+        self.pieces.geometry().block_range(piece, block).length()
     }
 }

@@ -67,12 +67,8 @@ fn granted(link: u32) -> UploadOutput {
 fn link_with_a_slot_sends_two_blocks_ahead_and_others_wait() {
     let mut host = host_with_links(1, 3);
     assert_eq!(host.ask(0, 5, 1..4), vec![granted(0), send(0, 5, 1), send(0, 5, 2)]);
-    let queued = |link: u32, position| UploadOutput::Queued {
-        link: LinkId(link),
-        channel: 7,
-        piece: PieceIndex(6),
-        position,
-    };
+    let queued =
+        |link: u32, position| UploadOutput::Queued { link: LinkId(link), channel: 7, piece: PieceIndex(6), position };
     assert_eq!(host.ask(1, 6, 0..1), vec![queued(1, 0)]);
     assert_eq!(host.ask(2, 6, 0..1), vec![queued(2, 1)]);
     assert_eq!(host.feed(sent(0)), vec![send(0, 5, 3)]);

@@ -1,0 +1,76 @@
+//! Wires: when a block that is sent now arrives.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hawker_proto::{BlockIndex, Instant, PieceIndex};
+
+/// One block on its way to a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transmission {
+    pub(crate) to: u32,
+    pub(crate) piece: PieceIndex,
+    pub(crate) block: BlockIndex,
+    pub(crate) bytes: u32,
+}
+
+/// A sender's wire: one transmission at a time, in the order in which they were handed over.
+#[derive(Debug)]
+pub(crate) struct Uplink {
+    bytes_per_s: u64,
+    queue: VecDeque<Transmission>,
+    is_busy: bool,
+}
+
+impl Uplink {
+    pub(crate) const fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s, queue: VecDeque::new(), is_busy: false }
+    }
+
+    pub(crate) fn push(&mut self, transmission: Transmission) {
+        self.queue.push_back(transmission);
+    }
+
+    /// The transmission that starts now, with the time it takes.
+    pub(crate) fn start(&mut self) -> Option<(Transmission, Duration)> {
+        if self.is_busy {
+            return None;
+        }
+        let transmission = self.queue.pop_front()?;
+        self.is_busy = true;
+        Some((transmission, time_of(transmission.bytes, self.bytes_per_s)))
+    }
+
+    pub(crate) const fn finish(&mut self) {
+        self.is_busy = false;
+    }
+
+    /// Drops what was handed over and has not started.
+    pub(crate) fn cut(&mut self) {
+        self.queue.clear();
+    }
+}
+
+/// A receiver's wire.
+#[derive(Debug)]
+pub(crate) struct Downlink {
+    bytes_per_s: u64,
+    free_at: Instant,
+}
+
+impl Downlink {
+    pub(crate) const fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s, free_at: Instant::ZERO }
+    }
+
+    /// When a block is here whose first byte arrives at `first` and whose last one was sent so as to arrive at
+    /// `last`: it overlaps with its sending, and waits for those before it.
+    pub(crate) fn receive(&mut self, first: Instant, last: Instant, bytes: u32) -> Instant {
+        self.free_at = self.free_at.max(first) + time_of(bytes, self.bytes_per_s);
+        self.free_at.max(last)
+    }
+}
+
+fn time_of(bytes: u32, bytes_per_s: u64) -> Duration {
+    Duration::from_nanos(u64::from(bytes) * 1_000_000_000 / bytes_per_s.max(1))
+}

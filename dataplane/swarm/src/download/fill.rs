@@ -1,0 +1,109 @@
+//! Keeps the parents that serve us busy, and a few places in the queues of others.
+
+use hawker_proto::PieceIndex;
+
+use super::neighbor::{Run, Serving};
+use super::{Download, DownloadOutput};
+
+impl Download {
+    /// Asks for as much as the policy allows.
+    pub(super) fn fill(&mut self) {
+        self.needs_fill = false;
+        for index in 0..self.neighbors.len() {
+            match self.neighbors[index].serving {
+                Serving::Nothing => {}
+                Serving::Later { .. } => self.keep_place(index),
+                Serving::Now { .. } => self.top_up(index),
+            }
+        }
+        self.send_cancels();
+        for index in 0..self.neighbors.len() {
+            self.settle(index);
+        }
+        while self.queued < self.config.queued_max && self.granted < self.config.granted_enough {
+            let Some(index) = self.random_idle_neighbor() else { break };
+            self.keep_place(index);
+            if !self.neighbors[index].runs.is_empty() {
+                self.set_serving(index, Serving::Later { since: self.now, is_stale: false });
+            }
+        }
+        // Settling set it again; nothing is left to do.
+        self.needs_fill = false;
+    }
+
+    /// A parent that serves us never waits for a request.
+    fn top_up(&mut self, index: usize) {
+        let target = self.work_target(index);
+        while self.neighbors[index].is_useful
+            && self.neighbors[index].outstanding() < target
+            && self.neighbors[index].runs.len() < self.config.runs_max
+        {
+            let Some((piece, blocks)) = self.choose(index) else {
+                self.neighbors[index].is_useful = false;
+                break;
+            };
+            self.request(index, piece, blocks);
+            self.withdraw(piece, blocks);
+        }
+    }
+
+    /// Blocks to have asked of a parent that serves us.
+    fn work_target(&self, index: usize) -> u32 {
+        let run_blocks = self.pieces.geometry().blocks_per_piece().min(self.config.run_blocks_max);
+        let least = run_blocks.saturating_mul(u32::try_from(self.config.runs_min).unwrap_or(u32::MAX));
+        let service = self.neighbors[index].service_time(self.service, &self.config);
+        let most = self.config.work_max.as_nanos() / service.as_nanos().max(1);
+        least.max(u32::try_from(most).unwrap_or(u32::MAX).min(64))
+    }
+
+    /// What waits at a parent is worth waiting for, and enough to start with.
+    fn keep_place(&mut self, index: usize) {
+        while self.neighbors[index].is_useful && self.neighbors[index].runs.len() < self.config.runs_waiting {
+            let Some((piece, blocks)) = self.choose(index) else {
+                self.neighbors[index].is_useful = false;
+                break;
+            };
+            self.request(index, piece, blocks);
+        }
+    }
+
+    fn random_idle_neighbor(&mut self) -> Option<usize> {
+        let mut chosen = None;
+        let mut count = 0;
+        for index in 0..self.neighbors.len() {
+            let neighbor = &self.neighbors[index];
+            if neighbor.is_useful && neighbor.serving == Serving::Nothing && neighbor.rest_until <= self.now {
+                count += 1;
+                if self.rng.below(count) == 0 {
+                    chosen = Some(index);
+                }
+            }
+        }
+        chosen
+    }
+
+    /// `blocks` is one contiguous run that is asked of nobody who serves us.
+    fn request(&mut self, index: usize, piece: PieceIndex, blocks: u64) {
+        let first = blocks.trailing_zeros();
+        let end = 64 - blocks.leading_zeros();
+        debug_assert!(blocks != 0 && blocks.count_ones() == end - first, "a run is contiguous");
+        let id = self.neighbors[index].id;
+        if self.cancels.contains(&(id, piece)) {
+            self.send_cancels();
+        }
+        let is_serving = self.neighbors[index].is_serving();
+        let is_kept = self.pieces.with_active(piece, |active| match is_serving {
+            true => active.assigned |= blocks,
+            false => active.promises += 1,
+        });
+        assert!(is_kept, "only pieces with a place in the table are chosen");
+        self.neighbors[index].runs.push(Run { piece, blocks });
+        self.outputs.push_back(DownloadOutput::Request { neighbor: id, piece, blocks: first..end });
+    }
+
+    fn send_cancels(&mut self) {
+        for (neighbor, piece) in self.cancels.drain(..) {
+            self.outputs.push_back(DownloadOutput::Cancel { neighbor, piece });
+        }
+    }
+}

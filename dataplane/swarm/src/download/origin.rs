@@ -1,0 +1,322 @@
+//! When to go to the origin, for what, and under which right.
+//!
+//! Pieces that no neighbor has come from the origin, each through one host of the swarm: the scheduler leases ranges
+//! in index order. A host asks for a lease when its current one is nearly done and such pieces remain, never when
+//! neighbors can give everything. Without a scheduler it waits a while, then fetches its own stripe of what nobody
+//! has, within the allowance that it was given before.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hawker_proto::{ByteRange, Instant, PieceIndex};
+
+use super::meter::RateMeter;
+use super::{Download, DownloadOutput, LeaseId, OriginOutcome};
+use crate::DownloadConfig;
+use crate::rng::Rng;
+
+/// How often a slower swarm is a reason to ask for a lease.
+const SLOW_CHECK: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) fetches: Vec<Fetch>,
+    /// A question that is not answered yet.
+    asked_at: Option<Instant>,
+    /// Not asked before this.
+    retry_at: Instant,
+    is_connected: bool,
+    /// The origin refused this host.
+    is_refused: bool,
+    /// Without a scheduler: when to start to originate.
+    away_until: Option<Instant>,
+    pub(super) allowance: u64,
+    allowance_used: u64,
+    own_serial: u64,
+    meter: RateMeter,
+    /// Best rate seen from the origin: what a direct download would give.
+    direct_rate: u64,
+    /// Since when the swarm is slower than that.
+    slow_since: Option<Instant>,
+    pub(super) bytes: u64,
+    rng: Rng,
+}
+
+/// A range on its way from the origin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fetch {
+    lease: LeaseId,
+    range: ByteRange,
+    /// First byte that is still to come.
+    upto: u64,
+    /// Told to stop.
+    is_stopped: bool,
+}
+
+impl Origin {
+    pub(super) fn new(config: &DownloadConfig, seed: u64, now: Instant) -> Self {
+        Self {
+            fetches: Vec::new(),
+            asked_at: None,
+            retry_at: now + config.start_patience,
+            is_connected: true,
+            is_refused: false,
+            away_until: None,
+            allowance: 0,
+            allowance_used: 0,
+            own_serial: 0,
+            meter: RateMeter::new(now),
+            direct_rate: 0,
+            slow_since: None,
+            bytes: 0,
+            rng: Rng::new(seed),
+        }
+    }
+
+    /// Bytes still to come from the fetches that run.
+    fn remaining(&self) -> u64 {
+        self.fetches.iter().map(|fetch| fetch.range.end() - fetch.upto).sum()
+    }
+
+    /// Whether the fetches that run end within `ahead` at the measured rate.
+    fn is_nearly_done(&self, ahead: Duration) -> bool {
+        self.meter
+            .bytes_per_s()
+            .is_some_and(|rate| u128::from(self.remaining()) * 1000 <= u128::from(rate) * ahead.as_millis())
+    }
+}
+
+impl Download {
+    /// Asks for a lease or starts a fetch, when one of the rules above says so.
+    pub(super) fn go_to_origin(&mut self) {
+        if self.origin.is_refused || self.is_complete || self.now < self.origin.retry_at {
+            return;
+        }
+        if self.origin.is_connected {
+            if self.origin.asked_at.is_none() && (self.wants_lease() || self.is_slower_than_direct()) {
+                self.ask_lease();
+            }
+        } else if self.origin.away_until.is_some_and(|until| until <= self.now) && self.origin.fetches.is_empty() {
+            self.originate();
+        }
+    }
+
+    fn wants_lease(&self) -> bool {
+        let fetches = self.origin.fetches.len();
+        if self.pieces.orphans().len() == 0 {
+            return false;
+        }
+        if self.neighbors.is_empty() {
+            return fetches < self.config.leases_alone_max;
+        }
+        fetches == 0 || (fetches < self.config.leases_max && self.origin.is_nearly_done(self.config.lease_ahead))
+    }
+
+    /// Never slower than direct: a swarm that stays below 0.95 of what the origin gave this host is a reason to buy
+    /// from the origin, if the scheduler has something to sell.
+    fn is_slower_than_direct(&mut self) -> bool {
+        let rate = self.rate.bytes_per_s().unwrap_or(0);
+        let is_slow = self.origin.direct_rate > 0
+            && self.origin.fetches.is_empty()
+            && u128::from(rate) * 100 < u128::from(self.origin.direct_rate) * 95;
+        if !is_slow {
+            self.origin.slow_since = None;
+            return false;
+        }
+        let since = *self.origin.slow_since.get_or_insert(self.now);
+        let length = u128::from(self.pieces.geometry().length());
+        let expected_ms = u64::try_from(length * 1000 / u128::from(self.origin.direct_rate)).unwrap_or(u64::MAX);
+        let patience = Duration::from_millis((expected_ms / 20).max(50)).max(SLOW_CHECK);
+        let is_due = self.now.since(since) >= patience;
+        if is_due {
+            self.origin.slow_since = None;
+        }
+        is_due
+    }
+
+    fn ask_lease(&mut self) {
+        let piece_bytes = u64::from(self.pieces.geometry().piece_bytes());
+        let rate = self.origin.meter.bytes_per_s().or(self.rate.bytes_per_s()).unwrap_or(0);
+        let ahead_ms = u64::try_from(self.config.lease_ahead.as_millis()).unwrap_or(u64::MAX);
+        let ahead = (rate / 1000).saturating_mul(ahead_ms);
+        let lacked = u64::from(self.pieces.orphans().len().max(1)) * piece_bytes;
+        let bytes = ahead.clamp(self.config.lease_bytes_min, self.config.lease_bytes_max).min(lacked);
+        let bytes = bytes.next_multiple_of(piece_bytes);
+        self.origin.asked_at = Some(self.now);
+        self.wake(self.now + self.config.ask_patience);
+        self.outputs.push_back(DownloadOutput::AskLease { bytes, rate });
+    }
+
+    pub(super) fn lease(&mut self, lease: LeaseId, range: ByteRange) {
+        self.origin.asked_at = None;
+        let is_known = self.origin.fetches.iter().any(|fetch| fetch.lease == lease);
+        if lease.is_own() || is_known || self.origin.is_refused {
+            return;
+        }
+        match self.claim(range) {
+            Some(range) => {
+                self.origin.fetches.push(Fetch { lease, range, upto: range.start(), is_stopped: false });
+                self.outputs.push_back(DownloadOutput::FetchOrigin { lease, range });
+            }
+            None => self.outputs.push_back(DownloadOutput::ReturnLease { lease, range }),
+        }
+    }
+
+    /// The smallest range within `range` that holds all of its pieces that are worth fetching; they are ours now.
+    fn claim(&mut self, range: ByteRange) -> Option<ByteRange> {
+        let pieces = self.pieces.geometry().pieces_within(range);
+        let pieces = pieces.start..pieces.end.min(self.pieces.geometry().piece_count());
+        let mut ends: Option<(PieceIndex, PieceIndex)> = None;
+        for piece in pieces.map(PieceIndex) {
+            let is_on_its_way = self.pieces.find(piece).is_some_and(|active| active.received | active.assigned != 0);
+            if self.pieces.have().contains(piece) || self.pieces.is_claimed(piece) || is_on_its_way {
+                continue;
+            }
+            self.cancel_everywhere(piece, u64::MAX);
+            self.pieces.set_claimed(piece, true);
+            ends = Some((ends.map_or(piece, |(first, _)| first), piece));
+        }
+        if !self.cancels.is_empty() {
+            self.fill();
+        }
+        ends.map(|(first, last)| self.pieces.bytes_of(first, last))
+    }
+
+    pub(super) fn no_lease(&mut self, retry_after: Duration) {
+        self.origin.asked_at = None;
+        self.not_before(self.now + retry_after);
+    }
+
+    fn not_before(&mut self, at: Instant) {
+        self.origin.retry_at = self.origin.retry_at.max(at);
+        self.wake(at);
+    }
+
+    pub(super) fn origin_progress(&mut self, lease: LeaseId, upto: u64) {
+        let now = self.now;
+        let Some(fetch) = self.origin.fetches.iter_mut().find(|fetch| fetch.lease == lease) else { return };
+        let upto = upto.clamp(fetch.upto, fetch.range.end());
+        let bytes = upto - fetch.upto;
+        fetch.upto = upto;
+        self.origin.bytes += bytes;
+        self.origin.meter.add(now, bytes);
+        self.origin.direct_rate = self.origin.direct_rate.max(self.origin.meter.bytes_per_s().unwrap_or(0));
+        self.rate.add(now, bytes);
+    }
+
+    pub(super) fn origin_ended(&mut self, lease: LeaseId, outcome: OriginOutcome) {
+        let Some(index) = self.origin.fetches.iter().position(|fetch| fetch.lease == lease) else { return };
+        if outcome == OriginOutcome::Complete {
+            self.origin_progress(lease, u64::MAX);
+        }
+        let fetch = self.origin.fetches.remove(index);
+        if fetch.lease.is_own() {
+            self.origin.allowance_used -= fetch.range.end() - fetch.upto;
+        }
+        // Pieces that arrived are stored soon, or reported lost; the rest is anybody's again.
+        let rest = ByteRange::new(fetch.upto, fetch.range.end()).unwrap_or_default();
+        let geometry = self.pieces.geometry();
+        let first_cut = geometry.block_at(fetch.upto).map_or(geometry.piece_count(), |(piece, _)| piece.0);
+        let pieces = first_cut..geometry.pieces_within(rest).end.max(first_cut);
+        for piece in pieces.map(PieceIndex).filter(|piece| !rest.is_empty() && geometry.has_piece(*piece)) {
+            if self.pieces.is_claimed(piece) {
+                self.pieces.set_claimed(piece, false);
+                self.make_useful(piece);
+            }
+        }
+        match outcome {
+            OriginOutcome::Complete => {}
+            OriginOutcome::Failed { retry_after } => self.not_before(self.now + retry_after),
+            OriginOutcome::Refused => self.origin.is_refused = true,
+        }
+    }
+
+    /// A neighbor has a piece of a fetch that runs. When neighbors have all that is left of it, somebody else was
+    /// given the same range (ours was slow): the origin need not send it twice.
+    pub(super) fn stop_needless_fetch(&mut self, piece: PieceIndex) {
+        let geometry = self.pieces.geometry();
+        let start = geometry.piece_range(piece).start();
+        let found = self
+            .origin
+            .fetches
+            .iter()
+            .position(|fetch| !fetch.is_stopped && fetch.range.start() <= start && start < fetch.range.end());
+        let Some(index) = found else { return };
+        let fetch = self.origin.fetches[index];
+        let Some((first, _)) = geometry.block_at(fetch.upto) else { return };
+        let (Some((last, _)), true) = (geometry.block_at(fetch.range.end() - 1), fetch.upto < fetch.range.end()) else {
+            return;
+        };
+        let is_given = |piece: PieceIndex| self.pieces.have().contains(piece) || self.pieces.availability(piece) > 0;
+        if last.0 > first.0 && (first.0..=last.0).map(PieceIndex).all(is_given) {
+            self.origin.fetches[index].is_stopped = true;
+            self.outputs.push_back(DownloadOutput::StopOrigin { lease: fetch.lease });
+        }
+    }
+
+    pub(super) fn scheduler(&mut self, is_connected: bool) {
+        if self.origin.is_connected == is_connected {
+            return;
+        }
+        self.origin.is_connected = is_connected;
+        self.origin.asked_at = None;
+        self.origin.away_until = None;
+        if !is_connected {
+            let wait = self.config.away_wait_min;
+            let jitter_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+            let until = self.now + wait + Duration::from_millis(u64::from(self.origin.rng.below(jitter_ms)));
+            self.origin.away_until = Some(until);
+            self.wake(until);
+        }
+    }
+
+    /// Fetches a run of pieces that nobody has, under the allowance. It starts at a random one: every host does the
+    /// same without asking the others, and two should rarely fetch the same.
+    fn originate(&mut self) {
+        let left = self.origin.allowance.saturating_sub(self.origin.allowance_used);
+        let orphans = self.pieces.orphans();
+        let piece_bytes = u64::from(self.pieces.geometry().piece_bytes());
+        let most = u32::try_from(left.min(self.config.lease_bytes_min) / piece_bytes).unwrap_or(u32::MAX);
+        if orphans.len() == 0 || most == 0 {
+            return;
+        }
+        let nth = self.origin.rng.below(orphans.len());
+        let Some(first) = orphans.iter().nth(nth as usize) else { return };
+        let last = orphans.iter().skip(nth as usize).zip(first.0..).take(most as usize);
+        let last = last.take_while(|(piece, expected)| piece.0 == *expected).last().map_or(first, |(piece, _)| piece);
+        let Some(range) = self.claim(self.pieces.bytes_of(first, last)) else { return };
+        self.origin.own_serial += 1;
+        let lease = LeaseId::own(self.origin.own_serial);
+        self.origin.allowance_used += range.length();
+        self.origin.fetches.push(Fetch { lease, range, upto: range.start(), is_stopped: false });
+        self.outputs.push_back(DownloadOutput::Originate { lease, range });
+    }
+
+    pub(super) fn expire_origin(&mut self) {
+        if let Some(asked_at) = self.origin.asked_at {
+            let at = asked_at + self.config.ask_patience;
+            if at <= self.now {
+                self.origin.asked_at = None;
+            } else {
+                self.wake(at);
+            }
+        }
+        let timers = [Some(self.origin.retry_at), self.origin.away_until];
+        let now = self.now;
+        timers.into_iter().flatten().filter(|at| *at > now).for_each(|at| self.wake(at));
+        if self.origin.slow_since.is_some() {
+            self.wake(self.now + SLOW_CHECK);
+        }
+    }
+
+    /// # Panics
+    /// On a bug of this crate.
+    pub(super) fn assert_origin_invariants(&self) {
+        for fetch in &self.origin.fetches {
+            assert!(fetch.range.start() <= fetch.upto && fetch.upto <= fetch.range.end());
+            assert!(fetch.range.end() <= self.pieces.geometry().length());
+        }
+        assert!(!(self.origin.is_connected && self.origin.away_until.is_some()));
+        assert!(self.origin.allowance_used <= self.origin.allowance || self.origin.own_serial > 0);
+    }
+}

@@ -1,0 +1,326 @@
+//! What neighbors say and send. Nothing here trusts them: whatever makes no sense changes nothing.
+
+use core::time::Duration;
+
+use hawker_proto::{BlockIndex, PieceIndex, PieceMap};
+
+use super::neighbor::{Neighbor, Run, Serving};
+use super::{Download, DownloadOutput, NeighborId};
+use crate::bits::Bits;
+
+/// How long a neighbor that failed is left alone: doubled with every failure in a row up to `REST_MAX`.
+const REST_MIN: Duration = Duration::from_millis(100);
+const REST_MAX: Duration = Duration::from_secs(5);
+
+impl Download {
+    pub(super) fn neighbor_up(&mut self, id: NeighborId, round_trip: Duration) {
+        if self.neighbors.len() >= self.config.neighbors_max {
+            return;
+        }
+        if let Err(index) = self.neighbors.binary_search_by_key(&id, |neighbor| neighbor.id) {
+            let piece_count = self.pieces.geometry().piece_count();
+            self.neighbors.insert(index, Neighbor::new(id, round_trip, piece_count));
+        }
+    }
+
+    pub(super) fn neighbor_down(&mut self, id: NeighborId) {
+        let Some(index) = self.find(id) else { return };
+        while let Some(run) = self.neighbors[index].runs.first().copied() {
+            self.drop_runs(index, run.piece);
+        }
+        self.settle(index);
+        let neighbor = self.neighbors.remove(index);
+        for piece in neighbor.have.iter() {
+            self.pieces.count(piece, false);
+        }
+    }
+
+    pub(super) fn have(&mut self, id: NeighborId, pieces: &PieceMap) {
+        if pieces.piece_count() != self.pieces.geometry().piece_count() {
+            return;
+        }
+        for piece in Bits::of(pieces).iter() {
+            self.have_piece(id, piece);
+        }
+    }
+
+    pub(super) fn have_piece(&mut self, id: NeighborId, piece: PieceIndex) {
+        let Some(index) = self.find(id) else { return };
+        if !self.pieces.geometry().has_piece(piece) || !self.neighbors[index].have.set(piece, true) {
+            return;
+        }
+        self.pieces.count(piece, true);
+        if self.pieces.is_claimed(piece) {
+            self.stop_needless_fetch(piece);
+        }
+        let is_open = self.pieces.fresh().contains(piece) || self.pieces.find(piece).is_some_and(|it| it.open() != 0);
+        if is_open {
+            self.neighbors[index].is_useful = true;
+            // A neighbor in whose queue we wait learns nothing from it; the others may be asked now.
+            self.needs_fill |= match self.neighbors[index].serving {
+                Serving::Nothing => self.queued < self.config.queued_max,
+                Serving::Later { .. } => self.neighbors[index].runs.len() < self.config.runs_waiting,
+                Serving::Now { .. } => true,
+            };
+        }
+    }
+
+    pub(super) fn gone(&mut self, id: NeighborId, piece: PieceIndex) {
+        let Some(index) = self.find(id) else { return };
+        if !self.pieces.geometry().has_piece(piece) || !self.neighbors[index].have.set(piece, false) {
+            return;
+        }
+        self.pieces.count(piece, false);
+        self.drop_runs(index, piece);
+        self.settle(index);
+    }
+
+    pub(super) fn records(&mut self, pieces: &[PieceIndex]) {
+        let geometry = self.pieces.geometry();
+        for piece in pieces.iter().copied().filter(|piece| geometry.has_piece(*piece)) {
+            if self.pieces.set_recorded(piece) && self.pieces.availability(piece) > 0 {
+                self.make_useful(piece);
+            }
+        }
+    }
+
+    /// Our requests wait there: after a grant, what it had not sent is anybody's again.
+    pub(super) fn queued(&mut self, id: NeighborId) {
+        let Some(index) = self.find(id) else { return };
+        if !self.neighbors[index].is_serving() {
+            return;
+        }
+        for run in 0..self.neighbors[index].runs.len() {
+            let Run { piece, blocks } = self.neighbors[index].runs[run];
+            self.pieces.with_active(piece, |active| {
+                active.assigned &= !blocks;
+                active.promises += 1;
+            });
+            self.make_useful(piece);
+        }
+        self.set_serving(index, Serving::Later { since: self.now, is_stale: false });
+        self.needs_fill = true;
+    }
+
+    /// What waited there is on its way, unless somebody else is sending it and will not be beaten.
+    pub(super) fn granted(&mut self, id: NeighborId, blocks: u32) {
+        let Some(index) = self.find(id) else { return };
+        let now = self.now;
+        if let Serving::Now { blocks_left, heard, .. } = &mut self.neighbors[index].serving {
+            (*blocks_left, *heard) = (blocks, now);
+            return;
+        }
+        if self.neighbors[index].runs.is_empty() {
+            return;
+        }
+        self.resolve_contests(index);
+        let runs = core::mem::take(&mut self.neighbors[index].runs);
+        for run in &runs {
+            self.pieces.with_active(run.piece, |active| {
+                active.promises -= 1;
+                active.assigned |= run.blocks;
+            });
+        }
+        let is_empty = runs.is_empty();
+        self.neighbors[index].runs = runs;
+        let serving = Serving::Now { blocks_left: blocks, heard: now, block_at: now };
+        self.set_serving(index, if is_empty { Serving::Nothing } else { serving });
+        for run in 0..self.neighbors[index].runs.len() {
+            let Run { piece, blocks } = self.neighbors[index].runs[run];
+            self.withdraw(piece, blocks);
+        }
+        self.needs_fill = true;
+    }
+
+    pub(super) fn arriving(&mut self, id: NeighborId) {
+        let Some(index) = self.find(id) else { return };
+        let now = self.now;
+        if let Serving::Now { heard, .. } = &mut self.neighbors[index].serving {
+            *heard = now;
+        }
+    }
+
+    pub(super) fn block_in(&mut self, id: NeighborId, piece: PieceIndex, block: BlockIndex) {
+        if !self.pieces.geometry().has_block(piece, block) {
+            return;
+        }
+        let bytes = self.bytes_of_block(piece, block);
+        let bit = 1u64 << block.0;
+        if let Some(index) = self.find(id) {
+            self.note_service(index);
+            self.drop_block(index, piece, bit);
+        }
+        self.needs_fill = true;
+        if !self.is_block_wanted(piece, block) {
+            self.bytes_wasted += bytes;
+            return;
+        }
+        // It came from whom nobody asked, or who was asked no more: the bytes are right, so they count.
+        if self.pieces.find(piece).is_some_and(|active| active.assigned & bit != 0) {
+            self.cancel_everywhere(piece, bit);
+        }
+        self.pieces.with_active(piece, |active| active.received |= bit);
+        self.withdraw(piece, bit);
+        self.bytes_from_peers += bytes;
+        self.rate.add(self.now, bytes);
+    }
+
+    pub(super) fn block_bad(&mut self, id: NeighborId, piece: PieceIndex, block: BlockIndex) {
+        if !self.pieces.geometry().has_block(piece, block) {
+            return;
+        }
+        self.bytes_wasted += self.bytes_of_block(piece, block);
+        let Some(index) = self.find(id) else { return };
+        self.drop_block(index, piece, 1 << block.0);
+        self.neighbors[index].bad_blocks += 1;
+        if self.neighbors[index].bad_blocks >= self.config.bad_blocks_max {
+            self.neighbor_down(id);
+            self.outputs.push_back(DownloadOutput::Ban { neighbor: id });
+        } else {
+            // It reads the piece again and repairs it or says that it is gone; meanwhile others are asked.
+            self.give_up(index);
+            self.rest(index, 1);
+            self.outputs.push_back(DownloadOutput::BadPiece { neighbor: id, piece, block });
+        }
+        self.make_useful(piece);
+    }
+
+    /// It was silent for too long: others are asked, and it is left alone for a while.
+    pub(super) fn time_out(&mut self, index: usize) {
+        let timeouts = self.neighbors[index].timeouts + 1;
+        self.neighbors[index].timeouts = timeouts;
+        self.give_up(index);
+        self.rest(index, timeouts);
+    }
+
+    fn give_up(&mut self, index: usize) {
+        while let Some(run) = self.neighbors[index].runs.first().copied() {
+            self.drop_runs(index, run.piece);
+            self.cancels.push((self.neighbors[index].id, run.piece));
+        }
+        self.settle(index);
+    }
+
+    fn rest(&mut self, index: usize, failures: u32) {
+        let rest = REST_MIN.saturating_mul(1 << failures.clamp(1, 7)).min(REST_MAX);
+        let until = self.now + rest;
+        self.neighbors[index].rest_until = until;
+        self.wake(until);
+    }
+
+    fn note_service(&mut self, index: usize) {
+        let now = self.now;
+        let neighbor = &mut self.neighbors[index];
+        if let Serving::Now { blocks_left, heard, block_at } = &mut neighbor.serving {
+            let sample = now.since(*block_at);
+            *blocks_left = blocks_left.saturating_sub(1);
+            (*heard, *block_at) = (now, now);
+            neighbor.service.add(sample);
+            neighbor.timeouts = 0;
+            neighbor.is_useful = true;
+            self.service.add(sample);
+        }
+    }
+
+    pub(super) fn set_serving(&mut self, index: usize, serving: Serving) {
+        let neighbor = &mut self.neighbors[index];
+        let (was_granted, was_queued) = (neighbor.is_serving(), neighbor.is_queue_place());
+        neighbor.serving = serving;
+        self.granted = self.granted + usize::from(neighbor.is_serving()) - usize::from(was_granted);
+        self.queued = self.queued + usize::from(neighbor.is_queue_place()) - usize::from(was_queued);
+        let at = match serving {
+            Serving::Nothing => return,
+            Serving::Later { since, .. } => since + self.config.queued_patience,
+            Serving::Now { heard, .. } => heard + self.neighbors[index].timeout(self.service, &self.config),
+        };
+        self.wake(at);
+    }
+
+    /// Nothing is asked of a neighbor without runs.
+    pub(super) fn settle(&mut self, index: usize) {
+        if self.neighbors[index].runs.is_empty() && self.neighbors[index].serving != Serving::Nothing {
+            self.set_serving(index, Serving::Nothing);
+            self.needs_fill = true;
+        }
+    }
+
+    /// Forgets what was asked of a neighbor of one piece; true when there was anything.
+    pub(super) fn drop_runs(&mut self, index: usize, piece: PieceIndex) -> bool {
+        let neighbor = &mut self.neighbors[index];
+        let is_serving = neighbor.is_serving();
+        let pieces = &mut self.pieces;
+        let count = neighbor.runs.len();
+        neighbor.runs.retain(|run| {
+            if run.piece == piece {
+                pieces.with_active(piece, |active| match is_serving {
+                    true => active.assigned &= !run.blocks,
+                    false => active.promises -= 1,
+                });
+            }
+            run.piece != piece
+        });
+        let is_changed = neighbor.runs.len() != count;
+        if is_changed {
+            self.make_useful(piece);
+        }
+        is_changed
+    }
+
+    /// One block asked of a neighbor is no longer to come from it.
+    fn drop_block(&mut self, index: usize, piece: PieceIndex, bit: u64) {
+        let neighbor = &mut self.neighbors[index];
+        let is_serving = neighbor.is_serving();
+        let Some(at) = neighbor.runs.iter().position(|run| run.piece == piece && run.blocks & bit != 0) else { return };
+        let run = &mut neighbor.runs[at];
+        run.blocks &= !bit;
+        let is_done = run.blocks == 0;
+        if is_done {
+            neighbor.runs.remove(at);
+        }
+        self.pieces.with_active(piece, |active| match is_serving {
+            true => active.assigned &= !bit,
+            false => active.promises -= u32::from(is_done),
+        });
+        // A neighbor that serves us stays so until `fill` found nothing more to ask of it.
+        if !is_serving {
+            self.settle(index);
+        }
+    }
+
+    /// Takes blocks of a piece back from every neighbor of which they were asked, with whatever else of that piece
+    /// was asked of it: a cancel names a piece.
+    pub(super) fn cancel_everywhere(&mut self, piece: PieceIndex, blocks: u64) {
+        if self.pieces.find(piece).is_none_or(|active| active.assigned == 0 && active.promises == 0) {
+            return;
+        }
+        for index in 0..self.neighbors.len() {
+            if self.neighbors[index].asked(piece) & blocks != 0 {
+                self.drop_runs(index, piece);
+                self.cancels.push((self.neighbors[index].id, piece));
+                self.needs_fill = true;
+            }
+        }
+    }
+
+    /// Takes blocks back from the neighbors at which they only wait.
+    pub(super) fn withdraw(&mut self, piece: PieceIndex, blocks: u64) {
+        if self.pieces.find(piece).is_none_or(|active| active.promises == 0) {
+            return;
+        }
+        for index in 0..self.neighbors.len() {
+            if !self.neighbors[index].is_serving() && self.neighbors[index].asked(piece) & blocks != 0 {
+                self.drop_runs(index, piece);
+                self.cancels.push((self.neighbors[index].id, piece));
+                self.needs_fill = true;
+            }
+        }
+    }
+
+    /// Blocks of the piece can be asked for again: whoever has it is worth a search.
+    pub(super) fn make_useful(&mut self, piece: PieceIndex) {
+        for neighbor in self.neighbors.iter_mut().filter(|neighbor| neighbor.have.contains(piece)) {
+            neighbor.is_useful = true;
+        }
+        self.needs_fill = true;
+    }
+}
