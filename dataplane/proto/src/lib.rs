@@ -15,6 +15,8 @@ pub mod ids;
 pub mod piece_map;
 pub mod range;
 pub mod resolve;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod trust;
 pub mod url;

@@ -143,6 +143,18 @@ impl PieceMap {
         self.len = self.words.iter().map(|word| word.count_ones()).sum();
     }
 
+    /// Keeps only the pieces that `other` has too.
+    ///
+    /// # Panics
+    /// When the two belong to tasks of different piece counts.
+    pub fn intersect_with(&mut self, other: &Self) {
+        assert_eq!(self.piece_count, other.piece_count, "maps of two tasks");
+        for (word, limit) in self.words.iter_mut().zip(&other.words) {
+            *word &= limit;
+        }
+        self.len = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
     /// The pieces in the set, in order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
         self.ones(|_, word| word)
@@ -244,6 +256,12 @@ mod tests {
             prop_assert_eq!(&ab, &ba);
             prop_assert_eq!(ab.len() as usize, a.union(&b).count());
             prop_assert_eq!(PieceMap::from_bytes(count, &ab.to_bytes()), Some(ab));
+
+            let mut both = a_map;
+            both.intersect_with(&b_map);
+            let expected: Vec<u32> = a.intersection(&b).copied().collect();
+            prop_assert_eq!(both.len() as usize, expected.len());
+            prop_assert_eq!(indices(both.iter().collect()), expected);
         }
     }
 }

@@ -336,7 +336,8 @@ pub fn sharing<'a>(
     vary: impl IntoIterator<Item = &'a str>,
 ) -> Sharing {
     let is_private_directive = |item: &str| {
-        let name = item.split('=').next().unwrap_or_default().trim();
+        // A quoted comma splits too: its parts then count as directives, which errs on the private side.
+        let name = item.split('=').next().unwrap_or_default().trim_matches([' ', '\t', '"']);
         name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("private")
     };
     let is_harmless = |item: &str| {

@@ -10,11 +10,11 @@ use crate::{PieceIndex, PieceMap};
 #[must_use]
 pub fn have_windows(channel: u16, pieces: &PieceMap) -> Vec<Frame> {
     let bitmap = pieces.to_bytes();
-    let firsts = (0..).step_by(CONTROL_BYTES_MAX as usize * 8);
-    let windows = firsts.zip(bitmap.chunks(CONTROL_BYTES_MAX as usize));
+    let window_pieces = CONTROL_BYTES_MAX * 8;
+    let windows = bitmap.chunks(CONTROL_BYTES_MAX as usize).zip(0u32..);
     let mut frames: Vec<Frame> = windows
-        .filter(|(_, bits)| bits.iter().any(|byte| *byte != 0))
-        .map(|(first_piece, bits)| Frame::Have { channel, first_piece, bits: bits.to_vec() })
+        .filter(|(bits, _)| bits.iter().any(|byte| *byte != 0))
+        .map(|(bits, index)| Frame::Have { channel, first_piece: index * window_pieces, bits: bits.to_vec() })
         .collect();
     if frames.is_empty() {
         frames.push(Frame::Have { channel, first_piece: 0, bits: Vec::new() });
@@ -32,18 +32,17 @@ pub fn apply_have(pieces: &mut PieceMap, first_piece: u32, bits: &[u8]) -> Resul
     if !first_piece.is_multiple_of(8) {
         return Err(bad);
     }
-    let piece_count = u64::from(pieces.piece_count());
-    let last = bits.iter().rposition(|byte| *byte != 0);
-    if let Some(last) = last {
-        let bit = u64::from(7 - bits[last].leading_zeros());
-        if u64::from(first_piece) + last as u64 * 8 + bit >= piece_count {
-            return Err(bad);
-        }
+    let Some(last) = bits.iter().rposition(|byte| *byte != 0) else { return Ok(0) };
+    let last_bit = u64::from(bits[last].ilog2());
+    let last_piece = u64::from(first_piece) + last as u64 * 8 + last_bit;
+    if last_piece >= u64::from(pieces.piece_count()) {
+        return Err(bad);
     }
+    // From here on every index is at most `last_piece`, which fits u32.
     let mut added = 0;
-    for (byte, first) in bits.iter().zip((first_piece..).step_by(8)) {
+    for (byte, eighth) in bits[..=last].iter().zip(first_piece / 8..) {
         for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
-            added += u32::from(pieces.insert(PieceIndex(first + bit)));
+            added += u32::from(pieces.insert(PieceIndex(eighth * 8 + bit)));
         }
     }
     Ok(added)
