@@ -10,7 +10,8 @@
 //! version    = 1 | strong ETag with its quotes
 //!            | 2 | length u64 LE | Last-Modified as sent
 //!            | 3 | nonce 16
-//! ResolveKey = BLAKE3( field("hawker-resolve-v1") field(canonical URL) field(tag) field(application) field(credentials) )
+//! ResolveKey = BLAKE3( field("hawker-resolve-v1") field(canonical URL) field(tag) field(application)
+//!              field(credentials) )
 //! credentials = empty when no header of `is_in_resolve_key` is there, else
 //!              BLAKE3 keyed( field(name) field(value) ... ), names in lower case and sorted,
 //!              key = BLAKE3 derive_key("hawker-credentials-v1", cluster key, empty when there is none)

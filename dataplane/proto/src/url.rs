@@ -2,8 +2,8 @@
 //!
 //! Ours, because the `url` crate brings the ICU tables into every agent (42 crates, 2026-11) for international host
 //! names, which origins are not asked for: those are written in their ASCII form (`xn--...`). What this parser takes,
-//! it takes as RFC 3986 and the WHATWG standard both do; what they read differently (user names, backslashes, hosts like
-//! `0x7f.1`) it refuses, since two readings of one URL are how a filter is passed.
+//! it takes as RFC 3986 and the WHATWG standard both do; what they read differently (user names, backslashes,
+//! hosts like `0x7f.1`) it refuses, since two readings of one URL are how a filter is passed.
 
 use alloc::borrow::ToOwned;
 use alloc::format;

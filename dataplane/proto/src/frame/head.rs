@@ -163,43 +163,43 @@ impl Head {
     }
 }
 
-/// What a frame is: the type byte of its head. Each is explained at the [`Frame`] of the same name.
+/// What a frame is: the type byte of its head. Each is explained at the [`super::Frame`] of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameKind {
-    /// See [`Frame::Hello`].
+    /// See [`super::Frame::Hello`].
     Hello = 1,
-    /// See [`Frame::Auth`].
+    /// See [`super::Frame::Auth`].
     Auth = 2,
-    /// See [`Frame::Open`].
+    /// See [`super::Frame::Open`].
     Open = 3,
-    /// See [`Frame::Close`].
+    /// See [`super::Frame::Close`].
     Close = 4,
-    /// See [`Frame::Have`].
+    /// See [`super::Frame::Have`].
     Have = 5,
-    /// See [`Frame::Records`].
+    /// See [`super::Frame::Records`].
     Records = 6,
-    /// See [`Frame::Request`].
+    /// See [`super::Frame::Request`].
     Request = 7,
-    /// See [`Frame::Queued`].
+    /// See [`super::Frame::Queued`].
     Queued = 8,
-    /// See [`Frame::Granted`].
+    /// See [`super::Frame::Granted`].
     Granted = 9,
-    /// A block's bytes. The one frame that is no [`Frame`]: its payload goes straight into block memory.
+    /// A block's bytes. The one frame that is no [`super::Frame`]: its payload goes straight into block memory.
     Block = 10,
-    /// See [`Frame::Cancel`].
+    /// See [`super::Frame::Cancel`].
     Cancel = 11,
-    /// See [`Frame::BadPiece`].
+    /// See [`super::Frame::BadPiece`].
     BadPiece = 12,
-    /// See [`Frame::Gone`].
+    /// See [`super::Frame::Gone`].
     Gone = 13,
-    /// See [`Frame::Error`].
+    /// See [`super::Frame::Error`].
     Error = 14,
-    /// See [`Frame::Ping`].
+    /// See [`super::Frame::Ping`].
     Ping = 15,
-    /// See [`Frame::Pong`].
+    /// See [`super::Frame::Pong`].
     Pong = 16,
-    /// See [`Frame::Goodbye`].
+    /// See [`super::Frame::Goodbye`].
     Goodbye = 17,
 }
 
