@@ -1,4 +1,35 @@
-//! Decides who talks to whom: Cluster, neighbors, origin leases, liveness.
+//! Decides who talks to whom: hosts, tasks, neighbors, origin leases, liveness.
+//!
+//! [`Cluster`] is a machine without a world: inputs and time go in, messages to hosts come out. The same machine runs
+//! behind a server for 10,000 hosts, in a simulator, and inside an agent that has no scheduler.
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
+
+mod announce;
+mod bans;
+mod check;
+mod cluster;
+mod config;
+mod event;
+mod hosts;
+mod leases;
+mod neighbors;
+mod origin;
+mod peers;
+mod pieces;
+mod random;
+mod status;
+mod table;
+mod wants;
+
+mod host;
+mod task;
+
+pub use cluster::Cluster;
+pub use config::{ClusterConfig, Limits, SETTLE_MAX};
+pub use event::{
+    Announcement, HostInfo, Input, LeaseOutcome, Neighbor, OriginId, Output, Resolution, ResolveFailure, Source,
+    ToHost, WantId, WantKey,
+};
+pub use status::{Counters, Status};

@@ -1,0 +1,241 @@
+//! What hosts say they have: after a restart of either side, and when a host that had pieces is gone.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hawker_proto::TaskId;
+use hawker_proto::trust::SignedLease;
+
+use crate::cluster::{Cluster, Timer};
+use crate::config::SETTLE_MAX;
+use crate::event::{Announcement, Neighbor, ToHost};
+use crate::host::{Host, places};
+use crate::peers::TaskForm;
+use crate::table::Slot;
+use crate::task::{Lease, Peer, REPORT_WAIT, Round, Settle, Task, Tracking};
+
+/// How long a scheduler's life counts as young: agents come back within a few backoffs.
+const YOUTH: Duration = Duration::from_secs(30);
+
+/// Peers asked in the first part of a round; each further part asks twice as many.
+const FIRST_PART: usize = 64;
+
+impl Cluster {
+    pub(crate) fn announce(&mut self, host: Slot<Host>, announcement: Announcement) {
+        let Announcement { task: id, geometry, have, is_running, leases, origin, .. } = announcement;
+        if geometry.piece_count() > self.config.limits.pieces_max || have.piece_count() != geometry.piece_count() {
+            return;
+        }
+        if !have.is_full() {
+            self.no_longer_complete(host, id);
+        }
+        let owner = (!announcement.is_shared).then_some(host);
+        let is_new = !self.task_slots.contains_key(&(id, owner));
+        let mut validators = announcement.source.as_ref().map_or(Vec::new(), |source| source.validators.clone());
+        validators.truncate(self.config.limits.validators_bytes_max);
+        let form = TaskForm { geometry, validators, has_ranges: announcement.has_ranges, digest: announcement.digest };
+        let was_changed = self.task_slots.get(&(id, owner)).is_some_and(|task| self.tasks[*task].is_changed);
+        let Some(task) = self.ensure_task(id, owner, &form, origin) else { return };
+        // Only a resolve proves that the origin has it again.
+        self.tasks[task].is_changed = was_changed;
+        let holders = self.tasks[task].complete_count;
+        let is_surplus = !is_running && have.is_full() && holders >= self.config.limits.cached_holders_max;
+        if is_surplus && !self.hosts[host].peers.contains_key(&task) {
+            return;
+        }
+        let Some(peer) = self.ensure_peer(host, task) else { return };
+        self.note_settling(task, is_new);
+        self.replace_leases(peer, &leases);
+        if let Tracking::Each(pieces) = &mut self.tasks[task].pieces {
+            pieces.witness(host, &have);
+        }
+        self.note_answer(peer);
+        self.peers[peer].have_count = have.len();
+        if let Some(source) = announcement.source.filter(|_| owner.is_none()) {
+            self.learn(task, &source);
+        }
+        if have.is_full() {
+            self.complete(peer);
+        } else if is_running {
+            self.start_running(peer);
+        } else {
+            self.stop_running(peer);
+        }
+        // A complete holder that nobody needs may have been dropped again.
+        if self.hosts[host].peers.get(&task) == Some(&peer) {
+            self.welcome(peer);
+        }
+        if self.tasks.get(task).is_some_and(|row| row.id == id) {
+            self.clear_doubt(task);
+            self.pump_task(task);
+        }
+    }
+
+    /// Tells a peer that announced itself whom to link with.
+    fn welcome(&mut self, peer: Slot<Peer>) {
+        let (host, is_running) = (self.peers[peer].host, self.peers[peer].is_running);
+        if is_running {
+            self.find_neighbors(peer);
+            self.allow(peer);
+        }
+        let add: Vec<Neighbor> = places(self.peers[peer].mask).map(|place| self.neighbor_at(host, place)).collect();
+        if !add.is_empty() {
+            self.send_neighbors(peer, add, Vec::new());
+        }
+    }
+
+    /// A host that had everything says that it has not (pieces went bad, or a new agent found less on disk): it comes
+    /// in anew.
+    fn no_longer_complete(&mut self, host: Slot<Host>, id: TaskId) {
+        if let Some(peer) = self.peer_of(host, id).filter(|peer| self.peers[*peer].is_complete) {
+            self.remove_peer(peer);
+        }
+    }
+
+    /// The leases a host names are the ones it fetches; others of this task that we thought it had are void.
+    fn replace_leases(&mut self, peer: Slot<Peer>, named: &[SignedLease]) {
+        let (host, task) = (self.peers[peer].host, self.peers[peer].task);
+        let is_named = |serial: u64| named.iter().any(|signed| signed.lease.serial == serial);
+        let held = self.tasks[task].leases.iter().filter(|lease| lease.holder == host);
+        let void: Vec<u64> = held.map(|lease| lease.serial).filter(|serial| !is_named(*serial)).collect();
+        for serial in void {
+            self.close_lease(serial, None);
+        }
+        for signed in named {
+            self.adopt_lease(host, task, signed);
+        }
+    }
+
+    /// A lease of an earlier life of ours, still running.
+    fn adopt_lease(&mut self, host: Slot<Host>, task: Slot<Task>, signed: &SignedLease) {
+        let lease = &signed.lease;
+        let row = &self.tasks[task];
+        let is_his = lease.task == row.id && lease.holder == self.hosts[host].info.key;
+        let pieces = row.geometry.pieces_within(lease.range);
+        let is_known = self.lease_tasks.contains_key(&lease.serial);
+        let is_whole = row.geometry.range_of_pieces(pieces.clone()) == lease.range && !pieces.is_empty();
+        if !is_his || is_known || !is_whole || lease.expires_unix_ms <= self.unix_ms || row.leases.len() >= 64 {
+            return;
+        }
+        if signed.verify(&[self.key.public()]).is_err() {
+            return;
+        }
+        let Tracking::Each(states) = &mut self.tasks[task].pieces else { return };
+        if !states.adopt(&pieces) {
+            return;
+        }
+        let left = Duration::from_millis(lease.expires_unix_ms - self.unix_ms);
+        let adopted = Lease {
+            serial: lease.serial,
+            holder: host,
+            pieces,
+            reported: 0,
+            bytes: lease.range.length(),
+            start: lease.range.start(),
+            granted_at: None,
+        };
+        self.counters.leases_adopted += 1;
+        self.track_lease(task, adopted, left.min(Duration::from_secs(900)));
+    }
+
+    /// Shortly after a restart the first to announce a task is hardly the only one.
+    fn note_settling(&mut self, task: Slot<Task>, is_new: bool) {
+        let age = self.started_at.map_or(Duration::MAX, |at| self.now.since(at));
+        let quiet = self.config.settle;
+        let now = self.now;
+        let row = &mut self.tasks[task];
+        if is_new && age < YOUTH && !quiet.is_zero() {
+            row.settle = Some(Settle { until: now + quiet, latest: now + SETTLE_MAX });
+        } else if let Some(settle) = &mut row.settle {
+            settle.until = (now + quiet).min(settle.latest);
+        } else {
+            return;
+        }
+        self.set_timer(quiet, Timer::Settle { task });
+    }
+
+    pub(crate) fn end_settle(&mut self, task: Slot<Task>) {
+        let Some(row) = self.tasks.get_mut(task) else { return };
+        if row.settle.is_some_and(|settle| settle.until <= self.now) {
+            row.settle = None;
+            self.pump_task(task);
+        }
+    }
+
+    /// Starts asking the peers about pieces in doubt, unless that is under way.
+    pub(crate) fn clear_doubt(&mut self, task: Slot<Task>) {
+        let is_doubtful = self.doubt_count(task) > 0;
+        if !is_doubtful {
+            self.tasks[task].round = None;
+            return;
+        }
+        if self.tasks[task].round.is_none() {
+            // Names the round in 32 bits; a peer last asked 2^32 events ago is asked again by the next.
+            let number = u32::try_from(self.next_number() & u64::from(u32::MAX)).expect("masked");
+            self.tasks[task].round = Some(Round { number, part: 0, asked_max: FIRST_PART, unanswered: 0 });
+            self.next_part(task);
+        }
+    }
+
+    fn doubt_count(&self, task: Slot<Task>) -> u32 {
+        match &self.tasks[task].pieces {
+            Tracking::Whole => 0,
+            Tracking::Each(pieces) => pieces.doubt_count(),
+        }
+    }
+
+    /// Asks more peers, or ends the round when all were asked: what nobody has must leave the origin again.
+    fn next_part(&mut self, task: Slot<Task>) {
+        let Some(mut round) = self.tasks[task].round else { return };
+        let is_next = |peer: &&Slot<Peer>| {
+            let row = &self.peers[**peer];
+            row.round != round.number && self.hosts[row.host].is_connected
+        };
+        let asked: Vec<Slot<Peer>> =
+            self.tasks[task].peers.iter().filter(is_next).take(round.asked_max).copied().collect();
+        if asked.is_empty() {
+            let row = &mut self.tasks[task];
+            row.round = None;
+            if let Tracking::Each(pieces) = &mut row.pieces {
+                pieces.free_doubtful();
+            }
+            self.pump_task(task);
+            return;
+        }
+        round.part = self.next_number();
+        round.asked_max *= 2;
+        round.unanswered = u32::try_from(asked.len()).expect("no more than peers");
+        self.tasks[task].round = Some(round);
+        let others = self.tasks[task].peers.clone();
+        for peer in others {
+            self.peers[peer].is_asked = false;
+        }
+        let id = self.tasks[task].id;
+        for peer in asked {
+            let row = &mut self.peers[peer];
+            (row.round, row.is_asked) = (round.number, true);
+            let host = row.host;
+            self.send(host, ToHost::Report { task: id });
+        }
+        self.set_timer(REPORT_WAIT, Timer::Report { task, part: round.part });
+    }
+
+    pub(crate) fn end_part(&mut self, task: Slot<Task>, part: u64) {
+        if self.tasks.get(task).and_then(|row| row.round).is_some_and(|round| round.part == part) {
+            self.next_part(task);
+        }
+    }
+
+    fn note_answer(&mut self, peer: Slot<Peer>) {
+        let row = &mut self.peers[peer];
+        let task = row.task;
+        if !core::mem::take(&mut row.is_asked) {
+            return;
+        }
+        let Some(round) = &mut self.tasks[task].round else { return };
+        round.unanswered -= 1;
+        if round.unanswered == 0 && self.doubt_count(task) > 0 {
+            self.next_part(task);
+        }
+    }
+}

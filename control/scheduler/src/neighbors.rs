@@ -1,0 +1,213 @@
+//! Who exchanges pieces with whom: a random graph per task, every peer with 30-40 neighbors when there are so many.
+//!
+//! Edges are symmetric and both ends are told. A pair of hosts is one place in each other's pool however many tasks
+//! they share, and a peer's neighbors are a bit mask over its host's pool.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use hawker_proto::{HostId, TaskId};
+
+use crate::cluster::{Cluster, Work};
+use crate::event::{Neighbor, ToHost};
+use crate::host::{Host, Link, places};
+use crate::table::Slot;
+use crate::task::{Peer, Task};
+
+/// Peers looked at when a peer needs neighbors: three for each place leave room for choice, and keep the cost of a
+/// join the same in a task of 100 and of 10,000.
+const SAMPLE: usize = 96;
+
+/// Edges opened up for a peer that finds nobody with a place left; each gives two.
+const SPLITS_MAX: usize = 64;
+
+impl Cluster {
+    /// Gives `peer` neighbors until it has enough, and tells them. What it has then is for the caller to tell.
+    pub(crate) fn find_neighbors(&mut self, peer: Slot<Peer>) -> Vec<Slot<Peer>> {
+        let mut found = Vec::new();
+        if self.peers[peer].is_complete || self.peers[peer].degree() >= self.config.degree_min {
+            return found;
+        }
+        let candidates = self.candidates(peer);
+        for other in &candidates {
+            if self.peers[peer].degree() >= self.config.degree_target {
+                break;
+            }
+            if self.peers[*other].degree() < self.config.degree_max && self.can_tie(peer, *other) {
+                self.tie(peer, *other);
+                found.push(*other);
+            }
+        }
+        // Everybody is taken: go between two that are neighbors, which leaves their numbers as they were.
+        for attempt in 0..SPLITS_MAX {
+            if self.peers[peer].degree() >= self.config.degree_min || candidates.is_empty() {
+                break;
+            }
+            if let Some(two) = self.split(peer, candidates[attempt % candidates.len()]) {
+                found.extend(two);
+            }
+        }
+        for other in &found {
+            let neighbor = self.neighbor_of(peer);
+            self.send_neighbors(*other, vec![neighbor], Vec::new());
+        }
+        found
+    }
+
+    /// A peer that lost neighbors gets others.
+    pub(crate) fn befriend(&mut self, host: HostId, task: TaskId) {
+        let Some(host) = self.host_slots.get(&host).copied() else { return };
+        let Some(peer) = self.peer_of(host, task) else { return };
+        self.peers[peer].is_lonely = false;
+        if self.hosts[host].is_suspect {
+            return;
+        }
+        let found = self.find_neighbors(peer);
+        if !found.is_empty() {
+            let add = found.into_iter().map(|other| self.neighbor_of(other)).collect();
+            self.send_neighbors(peer, add, Vec::new());
+        }
+    }
+
+    pub(crate) fn feel_lonely(&mut self, peer: Slot<Peer>) {
+        let row = &mut self.peers[peer];
+        if row.is_running && !row.is_lonely && row.degree() < self.config.degree_min {
+            row.is_lonely = true;
+            let work = Work::Befriend { host: self.hosts[row.host].info.id, task: self.tasks[row.task].id };
+            self.backlog.push_back(work);
+        }
+    }
+
+    /// Peers that `peer` could be tied to, best first: hosts that it links with anyway, then those of its zone.
+    fn candidates(&mut self, peer: Slot<Peer>) -> Vec<Slot<Peer>> {
+        let (host, task) = (self.peers[peer].host, self.peers[peer].task);
+        let count = self.tasks[task].peers.len();
+        let mut scored: Vec<(u8, usize, Slot<Peer>)> = Vec::with_capacity(count.min(SAMPLE));
+        for sample in 0..count.min(SAMPLE) {
+            let position = if count <= SAMPLE { sample } else { self.random.below(count) };
+            let other = self.tasks[task].peers[position];
+            let row = &self.peers[other];
+            let there = &self.hosts[row.host];
+            let place = self.hosts[host].pool.find(row.host);
+            let is_neighbor = place.is_some_and(|place| self.peers[peer].mask >> place & 1 == 1);
+            let is_useless = row.is_complete && self.peers[peer].is_complete;
+            if other == peer || is_neighbor || is_useless || there.is_suspect || !there.is_connected {
+                continue;
+            }
+            let is_near = there.zone != 0 && there.zone == self.hosts[host].zone;
+            // One in four regardless of zone, so that zones do not become islands.
+            let is_zone_counted = self.random.below(4) > 0;
+            let score = 2 * u8::from(place.is_some()) + u8::from(is_near && is_zone_counted);
+            scored.push((score, self.random.below(usize::MAX), other));
+        }
+        scored.sort_unstable_by(|a, b| b.cmp(a));
+        let mut seen: Vec<Slot<Peer>> = Vec::with_capacity(scored.len());
+        for (_, _, other) in scored {
+            if !seen.contains(&other) {
+                seen.push(other);
+            }
+        }
+        seen
+    }
+
+    /// Cuts an edge of `other` and ties both its ends to `peer` instead.
+    fn split(&mut self, peer: Slot<Peer>, other: Slot<Peer>) -> Option<[Slot<Peer>; 2]> {
+        let (host, task) = (self.peers[peer].host, self.peers[peer].task);
+        let edges = self.peers[other].degree();
+        if edges == 0 || self.are_neighbors(peer, other) {
+            return None;
+        }
+        let nth = self.random.below(edges as usize);
+        let place = places(self.peers[other].mask).nth(nth)?;
+        let third = self.neighbor_peer(self.peers[other].host, task, place);
+        let there = &self.hosts[self.peers[third].host];
+        if third == peer || self.are_neighbors(peer, third) || there.is_suspect || !there.is_connected {
+            return None;
+        }
+        let is_last_use = self.hosts[self.peers[other].host].pool.at(place).uses == 1;
+        let new_links = [other, third].map(|end| self.hosts[host].pool.find(self.peers[end].host).is_none());
+        let vacancies = crate::host::POOL_MAX - self.hosts[host].pool.iter().count();
+        let fits = |end: Slot<Peer>, is_new: bool| {
+            !is_new || is_last_use || self.hosts[self.peers[end].host].pool.vacant().is_some()
+        };
+        let wanted = new_links.iter().filter(|is_new| **is_new).count();
+        if wanted > vacancies || !fits(other, new_links[0]) || !fits(third, new_links[1]) {
+            return None;
+        }
+        self.cut(other, third);
+        self.tie(peer, other);
+        self.tie(peer, third);
+        Some([other, third])
+    }
+
+    fn are_neighbors(&self, a: Slot<Peer>, b: Slot<Peer>) -> bool {
+        let place = self.hosts[self.peers[a].host].pool.find(self.peers[b].host);
+        place.is_some_and(|place| self.peers[a].mask >> place & 1 == 1)
+    }
+
+    /// Whether the two hosts are linked already, or both have a place for it.
+    fn can_tie(&self, a: Slot<Peer>, b: Slot<Peer>) -> bool {
+        let (a, b) = (self.peers[a].host, self.peers[b].host);
+        let has_place = |host: Slot<Host>| self.hosts[host].pool.vacant().is_some();
+        a != b && (self.hosts[a].pool.find(b).is_some() || has_place(a) && has_place(b))
+    }
+
+    /// Makes two peers neighbors. Tells nobody.
+    fn tie(&mut self, a: Slot<Peer>, b: Slot<Peer>) {
+        let (host_a, host_b) = (self.peers[a].host, self.peers[b].host);
+        let (place_a, place_b) = match self.hosts[host_a].pool.find(host_b) {
+            Some(place) => (place, self.hosts[host_a].pool.at(place).back),
+            None => self.link(host_a, host_b),
+        };
+        for (peer, host, place) in [(a, host_a, place_a), (b, host_b, place_b)] {
+            self.hosts[host].pool.join_use(place);
+            let bit = 1 << place;
+            assert_eq!(self.peers[peer].mask & bit, 0, "not neighbors yet");
+            self.peers[peer].mask |= bit;
+        }
+    }
+
+    fn link(&mut self, a: Slot<Host>, b: Slot<Host>) -> (u8, u8) {
+        let place_a = self.hosts[a].pool.vacant().expect("checked by the caller");
+        let place_b = self.hosts[b].pool.vacant().expect("checked by the caller");
+        self.hosts[a].pool.put(place_a, Link { host: b, back: place_b, uses: 0 });
+        self.hosts[b].pool.put(place_b, Link { host: a, back: place_a, uses: 0 });
+        (place_a, place_b)
+    }
+
+    /// Ends a neighborhood, and tells both.
+    pub(crate) fn cut(&mut self, a: Slot<Peer>, b: Slot<Peer>) {
+        let (host_a, host_b) = (self.peers[a].host, self.peers[b].host);
+        let place_a = self.hosts[host_a].pool.find(host_b).expect("neighbors are linked");
+        let place_b = self.hosts[host_a].pool.at(place_a).back;
+        for (peer, host, place, other) in [(a, host_a, place_a, host_b), (b, host_b, place_b, host_a)] {
+            let bit = 1 << place;
+            assert_ne!(self.peers[peer].mask & bit, 0, "they are neighbors");
+            self.peers[peer].mask &= !bit;
+            self.hosts[host].pool.leave_use(place);
+            let id = self.hosts[other].info.id;
+            self.send_neighbors(peer, Vec::new(), vec![id]);
+        }
+    }
+
+    pub(crate) fn neighbor_at(&self, host: Slot<Host>, place: u8) -> Neighbor {
+        let info = &self.hosts[self.hosts[host].pool.at(place).host].info;
+        Neighbor { id: info.id, address: info.address }
+    }
+
+    fn neighbor_of(&self, peer: Slot<Peer>) -> Neighbor {
+        let info = &self.hosts[self.peers[peer].host].info;
+        Neighbor { id: info.id, address: info.address }
+    }
+
+    pub(crate) fn neighbor_peer(&self, host: Slot<Host>, task: Slot<Task>, place: u8) -> Slot<Peer> {
+        let other = self.hosts[host].pool.at(place).host;
+        self.hosts[other].peers.get(&task).copied().expect("neighbors share the task")
+    }
+
+    pub(crate) fn send_neighbors(&mut self, peer: Slot<Peer>, add: Vec<Neighbor>, remove: Vec<HostId>) {
+        let row = &self.peers[peer];
+        let (host, task) = (row.host, self.tasks[row.task].id);
+        self.send(host, ToHost::Neighbors { task, add, remove });
+    }
+}
