@@ -1,2 +1,49 @@
-//! The hawker binary.
-fn main() {}
+//! The hawker binary: commands on the outside, the libraries of the workspace inside.
+#![forbid(unsafe_code)]
+#![allow(dead_code, unused_imports, reason = "what agent, scheduler and up will call is here before they are")]
+
+mod arguments;
+mod client;
+mod commands;
+mod demo;
+mod exit;
+mod keys;
+mod progress;
+mod stop;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use arguments::{Arguments, Command};
+use exit::Failure;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start_log(&arguments).and_then(|()| run(arguments.command)) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Get(arguments) => commands::get::run(arguments),
+        Command::Status(arguments) => commands::inspect::status(arguments),
+        Command::Ls(arguments) => commands::inspect::list(arguments),
+        Command::Stat(arguments) => commands::inspect::stat(arguments),
+        Command::Rm(arguments) => commands::inspect::remove(arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+    }
+}
+
+fn start_log(arguments: &Arguments) -> Result<(), Failure> {
+    let filter = match &arguments.log {
+        Some(text) => EnvFilter::try_new(text).map_err(|error| Failure::usage(format!("--log {text}: {error}")))?,
+        None => EnvFilter::new(arguments.command.default_log()),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}

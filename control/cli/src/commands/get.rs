@@ -1,0 +1,87 @@
+//! `hawker get`.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::arguments::GetArguments;
+use crate::client::{Order, Outcome, Placing, check_target, default_socket, get};
+use crate::exit::Failure;
+use crate::progress::{Silent, describe_sources, watch_for_stderr};
+use crate::stop::Stop;
+use crate::units::{show_rate, show_size};
+
+/// What `--json` prints; the names are promised to scripts.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    url: &'a str,
+    task: &'a str,
+    bytes: u64,
+    seconds: f64,
+    origin_bytes: u64,
+    peer_bytes: u64,
+    cache_bytes: u64,
+    digest: &'a str,
+}
+
+pub(crate) fn run(arguments: GetArguments) -> Result<ExitCode, Failure> {
+    check_url(&arguments.url)?;
+    check_target(&arguments.output, arguments.overwrite)?;
+    let stop = Stop::on_signals()?;
+    let order = Order {
+        url: arguments.url,
+        headers: arguments.headers,
+        digest: arguments.digest,
+        tag: arguments.tag,
+        application: arguments.application,
+        limit_bytes_per_s: arguments.limit.unwrap_or(0),
+        timeout: arguments.timeout,
+    };
+    let (target, overwrite) = (arguments.output.clone(), arguments.overwrite);
+    let placing =
+        if arguments.link { Placing::Link { target, overwrite } } else { Placing::Copy { target, overwrite } };
+    let mut watch = if arguments.json { Box::new(Silent) } else { watch_for_stderr() };
+    let socket = arguments.socket.unwrap_or_else(default_socket);
+    let outcome = get(&socket, &order, &placing, watch.as_mut(), &stop)?;
+    drop(watch);
+    if arguments.json {
+        print_json(&order, &outcome);
+    } else {
+        print_line(&arguments.output.display().to_string(), &outcome);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses here what an agent would refuse too, but as a mistake in the command line.
+fn check_url(text: &str) -> Result<(), Failure> {
+    match hawker_proto::url::Url::parse(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::usage(format!("`{text}` cannot be downloaded: {error}"))
+            .hint("URLs start with http:// or https://; credentials go into -H 'Authorization: ...'")),
+    }
+}
+
+fn print_json(order: &Order, outcome: &Outcome) {
+    let report = Report {
+        url: &order.url,
+        task: &outcome.task,
+        bytes: outcome.bytes,
+        seconds: outcome.seconds,
+        origin_bytes: outcome.origin_bytes,
+        peer_bytes: outcome.peer_bytes,
+        cache_bytes: outcome.cache_bytes,
+        digest: &outcome.digest,
+    };
+    super::print_json(&report);
+}
+
+fn print_line(target: &str, outcome: &Outcome) {
+    println!(
+        "{target}: {} in {:.2} s, {}{}\n{}",
+        show_size(outcome.bytes),
+        outcome.seconds,
+        show_rate(outcome.bytes as f64 / outcome.seconds.max(1e-9)),
+        describe_sources(outcome.origin_bytes, outcome.peer_bytes, outcome.cache_bytes),
+        outcome.digest,
+    );
+}

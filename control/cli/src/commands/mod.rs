@@ -1,0 +1,12 @@
+//! One module per command.
+
+pub(crate) mod get;
+pub(crate) mod inspect;
+
+/// Prints one JSON object. Nobody reading any more is no failure of the command.
+pub(crate) fn print_json(report: &impl serde::Serialize) {
+    use std::io::Write as _;
+    if let Ok(text) = serde_json::to_string_pretty(report) {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+}
