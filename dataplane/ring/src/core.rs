@@ -234,6 +234,12 @@ impl Core {
         is_any
     }
 
+    /// Loses, for good, the memory and descriptors of what the kernel has; the rest can be dropped.
+    pub(crate) fn leak_away(&mut self) {
+        let away = self.slots.iter_mut().filter_map(|slot| slot.active.take());
+        away.filter(|active| active.phase == Phase::Away).for_each(std::mem::forget);
+    }
+
     fn insert(&mut self, token: Token, active: Active) -> Key {
         let slot = self.free.pop().unwrap_or_else(|| {
             let slot = u32::try_from(self.slots.len()).expect("fewer operations than 2^32");

@@ -111,7 +111,8 @@ fn why(error: &RingError) -> String {
 /// EPERM has three causes with three remedies.
 fn why_denied() -> String {
     let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
-    let has_filter = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| has_seccomp_filter(&status));
+    let has_filter =
+        std::fs::read_to_string("/proc/thread-self/status").is_ok_and(|status| has_seccomp_filter(&status));
     explain_denial(sysctl.as_deref().map(str::trim), has_filter)
 }
 

@@ -1,9 +1,11 @@
 //! Sockets before an engine has them: listeners and options.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -49,6 +51,26 @@ pub fn tune(socket: impl AsFd, options: &SocketOptions) -> io::Result<()> {
         sockopt::set_tcp_congestion(&*socket, name)?;
     }
     Ok(())
+}
+
+/// How long ago the kernel received data on a TCP socket, read or not: a sign of life inside a long receive.
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn last_received(socket: impl AsFd) -> io::Result<Duration> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: `info` has room for `length` bytes and outlives the call; the descriptor is borrowed for as long.
+    let result = unsafe {
+        libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed at first and then partly written by the kernel; every bit pattern is a valid `tcp_info`.
+    let info = unsafe { info.assume_init() };
+    Ok(Duration::from_millis(u64::from(info.tcpi_last_data_recv)))
 }
 
 /// The address a listener got, with its port when 0 was asked for.

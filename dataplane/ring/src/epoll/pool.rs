@@ -113,8 +113,10 @@ impl Drop for Pool {
             let waited = self.shared.ended.wait_timeout(state, left);
             state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
         }
+        let finished = std::mem::take(&mut state.finished);
         drop(state);
-        drop(jobs);
+        // Here and not with the last thread's handle, which may outlive its thread's farewell.
+        drop((jobs, finished));
     }
 }
 

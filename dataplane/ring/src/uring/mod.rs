@@ -21,6 +21,9 @@ use ring::{Kind, Ring};
 pub(crate) use ring::{RingError, Stage, probe};
 use scratch::{Bell, Scratch};
 
+/// How long a dropped engine waits for progress before it asks the kernel again.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Requests are pushed in `turn` and nowhere else, so what they point to outlives the enter that submits them.
 pub(crate) struct Uring {
     ring: Ring,
@@ -160,7 +163,7 @@ impl Uring {
                 Kind::Io => self.io_done(key, result),
                 Kind::Poll => self.poll_done(key),
                 Kind::Chunk => self.chunk_done(key, result),
-                Kind::Cancel => {}
+                Kind::Cancel => self.cancel_done(key, result),
                 Kind::Bell => {
                     self.is_bell_armed = false;
                     self.is_rung = true;
@@ -264,6 +267,19 @@ impl Uring {
         }
     }
 
+    /// A socket's request that was between two waits was not found; it waits again, and is cancelled again. One of a
+    /// file is at the disk, and ends when that is done.
+    fn cancel_done(&mut self, key: Key, result: Result<u32, Errno>) {
+        let is_missed = matches!(result, Err(Errno::NOENT | Errno::ALREADY));
+        if is_missed && self.core.is_live(key) && self.kinds[key.index()] != Kind::Chunk {
+            let active = self.core.active_mut(key);
+            let is_of_socket = !matches!(active.work, Work::File(_) | Work::Timer);
+            if is_of_socket && active.is_cancelled {
+                self.cancels.push(key);
+            }
+        }
+    }
+
     fn chunk_done(&mut self, key: Key, result: Result<u32, Errno>) {
         let active = self.core.active_mut(key);
         let is_cancelled = active.is_cancelled;
@@ -288,30 +304,39 @@ impl Uring {
     /// disk I/O in flight goes on and writes to memory that was freed (seen in 10 of 10 runs, Linux 6.18).
     fn drain(&mut self) -> bool {
         let deadline = Instant::now() + self.drain_limit;
-        self.ring.push_cancel_all();
         while self.ring.in_kernel() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            self.ring.enter(Some(left));
-            while let Some((kind, key, result)) = self.ring.pop() {
-                if kind == Kind::Io {
-                    self.discard(key, result);
-                }
-            }
+            // Again each time: a socket's request that is between two waits is not found, and waits once more.
+            self.ring.push_cancel_all();
+            while self.ring.in_kernel() > 0 && self.drain_some(left.min(CANCEL_INTERVAL)) {}
         }
         true
     }
 
-    /// Descriptors in the result of an operation that nobody will see.
+    /// Whether the kernel has let go of anything within `wait`.
+    fn drain_some(&mut self, wait: Duration) -> bool {
+        self.ring.enter(Some(wait));
+        let before = self.ring.in_kernel();
+        while let Some((kind, key, result)) = self.ring.pop() {
+            match kind {
+                Kind::Io | Kind::Poll | Kind::Chunk => self.discard(key, result),
+                Kind::Cancel | Kind::Bell => {}
+            }
+        }
+        self.ring.in_kernel() < before
+    }
+
+    /// An operation whose outcome nobody will see: descriptors in it are closed, its memory is free.
     fn discard(&mut self, key: Key, result: Result<u32, Errno>) {
-        let active = self.core.active_mut(key);
-        match &mut active.work {
+        match &mut self.core.active_mut(key).work {
             Work::Accept { .. } => drop(result.map(own)),
             Work::File(Some(op)) => drop(file_answer(op, result)),
             _ => {}
         }
+        self.core.fail(key, cancelled());
     }
 }
 
@@ -362,8 +387,7 @@ impl Drop for Uring {
             return;
         }
         // The kernel still knows addresses of ours (a disk that hangs): lose the memory rather than reuse it.
-        let waker = self.core.waker.clone();
-        std::mem::forget(std::mem::replace(&mut self.core, Core::new(waker)));
+        self.core.leak_away();
         std::mem::forget(std::mem::take(&mut self.scratch));
         self.bell.leak();
     }
