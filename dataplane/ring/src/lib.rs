@@ -23,3 +23,11 @@ pub use op::{
 pub use residency::{Residency, residency};
 pub use slab::{BLOCK_BYTES, Block, Budget, QUANTUM_BYTES, Slab, SlabLimits};
 pub use waker::Waker;
+
+/// Blocks, slabs and wakers go where their work goes.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<(Block, Slab, Op, Completion)>();
+    is_sync::<(Waker, Budget, Detection)>();
+};

@@ -9,10 +9,11 @@ use hawker_ring::{EngineChoice, EngineKind, File, Op, Outcome, detect};
 
 /// Denies io_uring_setup, io_uring_enter and io_uring_register with EPERM, as container runtimes do, to this thread.
 fn deny_io_uring() {
-    const LOAD_SYSCALL_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    const LOAD_SYSCALL_NUMBER: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let step =
+        |code, jt, jf, k| libc::sock_filter { code: u16::try_from(code).expect("an opcode has 16 bits"), jt, jf, k };
     let number = |number: libc::c_long| u32::try_from(number).expect("a system call number");
     let mut filter = [
         step(LOAD_SYSCALL_NUMBER, 0, 0, 0),

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use common::{Rig, block, c_path, connection, listener, narrow_connection, open_engine, temporary_directory};
 use hawker_ring::{
-    BLOCK_BYTES, Block, Body, Engine, EngineChoice, File, Mode, OFlags, Op, Outcome, Slab, Strategy, TailBuf, Token,
+    BLOCK_BYTES, Block, Body, Engine, EngineChoice, EngineConfig, File, Mode, OFlags, Op, Outcome, Slab, Strategy,
+    TailBuf, Token, detect, open,
 };
 
 const ROUNDS: usize = 60;
@@ -161,6 +162,30 @@ fn an_engine_that_did_nothing_can_be_dropped() {
     for choice in [EngineChoice::Uring, EngineChoice::Epoll] {
         drop(open_engine(choice));
     }
+}
+
+#[test]
+fn a_ring_that_may_not_wait_loses_what_the_kernel_holds() {
+    let Ok(detection) = detect(EngineChoice::Uring) else {
+        eprintln!("skipped: no io_uring");
+        return;
+    };
+    let config = EngineConfig { drain_limit: Duration::ZERO, ..EngineConfig::default() };
+    let mut engine = open(&detection, &config).expect("the engine opens");
+    let mut slab = common::slab(2);
+    let (held, mut peer) = connection();
+    let (queued, _queued_peer) = connection();
+    for (token, socket) in [(1, held), (2, queued)] {
+        let body = Some((slab.take().expect("a block"), 0..BLOCK_BYTES));
+        engine.submit(Token(token), Op::Receive { socket, body, tail: TailBuf::default() });
+        if token == 1 {
+            engine.turn(Some(Duration::ZERO), &mut Vec::new());
+        }
+    }
+    drop(engine);
+    assert_eq!(slab.blocks_out(), 1, "what the kernel has is lost, what it never had comes home");
+    // It may still write there; nobody else has the memory.
+    let _ = peer.write_all(&[1; 1000]);
 }
 
 #[test]

@@ -428,3 +428,14 @@ fn own(fd: u32) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us, and nobody else has heard of it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
+
+/// SINGLE_ISSUER: the kernel refuses other threads, and so does the compiler.
+const _: fn() = || {
+    trait AmbiguousIfSend<A> {
+        fn check() {}
+    }
+    struct IsSend;
+    impl<T: ?Sized> AmbiguousIfSend<()> for T {}
+    impl<T: ?Sized + Send> AmbiguousIfSend<IsSend> for T {}
+    <Uring as AmbiguousIfSend<_>>::check();
+};
