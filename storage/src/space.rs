@@ -112,9 +112,9 @@ impl Space {
     }
 
     /// A sealed task is to be mended: its bytes may change again.
-    pub(crate) fn unseal(&mut self, used: u64) {
+    pub(crate) fn unseal(&mut self, used: u64, reserved: u64) {
         self.usage.used = sub(self.usage.used, used);
-        self.usage.reserved += used;
+        self.usage.reserved += reserved;
     }
 
     pub(crate) fn linger(&mut self, bytes: u64, was_sealed: bool) {

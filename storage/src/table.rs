@@ -132,8 +132,8 @@ impl Table {
         let mut head = [0; BOOT_AT];
         map.read(0, &mut head);
         let fields = head_fields(task, geometry, instance);
-        let is_ours = head.starts_with(&fields)
-            && head[fields.len()..fields.len() + 4] == crc32fast::hash(&fields).to_le_bytes();
+        let is_ours =
+            head.starts_with(&fields) && head[fields.len()..fields.len() + 4] == crc32fast::hash(&fields).to_le_bytes();
         if is_ours { Ok(Self { map, layout, instance }) } else { Err(damaged()) }
     }
 

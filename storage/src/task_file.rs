@@ -354,8 +354,9 @@ impl TaskFile {
         self.lock().batches.clone()
     }
 
-    pub(crate) fn instance(&self) -> u64 {
-        self.instance
+    /// The files, to be closed where that stalls nobody.
+    pub(crate) fn into_files(self) -> Vec<File> {
+        self.direct.into_iter().chain([self.content]).collect()
     }
 
     pub(crate) fn has_waiting_batches(&self) -> bool {
