@@ -17,6 +17,7 @@ pub trait Engine {
 
     /// Asks for an early end. The operation still completes exactly once: with an error for which
     /// [`crate::is_cancelled`] holds, or as if nothing had happened when it was too late. An unknown token is ignored.
+    /// A cancelled transfer may have moved some bytes: its stream is of no further use unless it had not begun.
     fn cancel(&mut self, token: Token);
 
     /// Submits, waits until something completed, [`Waker::wake`] was called or `wait` is over (`None`: without end;

@@ -30,7 +30,9 @@ pub enum Op {
     Accept { listener: File },
     /// Makes a nonblocking, close-on-exec socket and connects it.
     Connect { to: SocketAddr, options: SocketOptions },
-    /// All of `head`, then all of `body`, then one completion.
+    /// All of `head`, then all of `body`, then one completion. A file that is shorter than its body says is ENODATA,
+    /// with the connection at an unknown place. The process must ignore SIGPIPE (Rust's runtime does): sendfile(2)
+    /// has no flag for it.
     Transmit { socket: File, head: Vec<u8>, body: Body, strategy: Strategy },
     /// Exactly `body`'s range into the block, then the tail. Ends early at the end of the stream, with the counts.
     /// The caller must not have shut the socket down for writing: then an orderly end and a reset look alike.

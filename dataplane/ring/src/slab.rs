@@ -128,7 +128,7 @@ impl Slab {
     pub fn trim(&mut self) {
         self.general.retain_mut(|held| !held.is_idle_at_trim());
         for held in &mut self.reserve {
-            if held.is_idle_at_trim() {
+            if held.is_idle_at_trim() && held.idle_trims == IDLE_TRIMS {
                 held.quantum.release_pages();
             }
         }
