@@ -2,10 +2,12 @@
 //!
 //! The proto files in `proto/` are the contract and their comments its documentation; the code in `src/generated` is
 //! committed, so that nobody needs protoc. Beside it stand only the checks that both ends of a stream share:
-//! [`field`] (bytes of a message to hawker-proto's nouns) and [`frame`] (the local socket's framing).
+//! [`field`] (bytes of a message to hawker-proto's nouns), [`session`] (the handshake) and [`frame`] (the local
+//! socket's framing).
 
 pub mod field;
 pub mod frame;
+pub mod session;
 
 /// Agent <-> scheduler over gRPC: `proto/hawker/scheduler/v1/scheduler.proto`.
 #[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated code")]

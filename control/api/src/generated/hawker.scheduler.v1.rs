@@ -105,7 +105,7 @@ pub struct Hello {
     #[prost(bytes = "vec", tag = "2")]
     pub public_key: ::prost::alloc::vec::Vec<u8>,
     /// Proof of the cluster key over both nonces, roles, HostIds and version (hawker-proto's Transcript of a control
-    /// link, the agent as its dialer); 32 bytes.
+    /// link, the agent as its dialer). 32 bytes; empty when the agent has no cluster key.
     #[prost(bytes = "vec", tag = "3")]
     pub mac: ::prost::alloc::vec::Vec<u8>,
     /// The host key's signature over the same transcript, 64 bytes.
@@ -135,6 +135,7 @@ pub struct Hello {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
+    /// As in Hello, of the scheduler as the acceptor.
     #[prost(bytes = "vec", tag = "1")]
     pub mac: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
