@@ -145,7 +145,7 @@ struct OpenTask {
     flushed_at: Instant,
     /// `bytes_received` at that time.
     flushed_bytes: u64,
-    /// Whether the task's names are known to survive a power cut.
+    /// Whether the task's slot and names are known to survive a power cut.
     has_durable_names: bool,
 }
 

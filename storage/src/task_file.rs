@@ -46,8 +46,8 @@ struct Shared {
     batches_taken: usize,
     /// Bytes of the batches file, with those that wait.
     batches_bytes: u64,
-    /// Pieces cleared since the last call of `received_snapshot`.
-    has_cleared: bool,
+    /// Pieces cleared since the last call of `received_snapshot`; each at most once a round trip through `received`.
+    cleared: Vec<PieceIndex>,
 }
 
 /// What [`TaskFile::new`] puts together.
@@ -89,7 +89,7 @@ impl TaskFile {
             batches: parts.batches.into_iter().map(Arc::from).collect(),
             batches_taken: taken,
             batches_bytes: parts.batches_bytes,
-            has_cleared: false,
+            cleared: Vec::new(),
         };
         let file = Self {
             task: parts.task,
@@ -272,11 +272,11 @@ impl TaskFile {
     /// The piece's bytes turned out bad: it is missing from here on, and once nothing reads or writes it, it is
     /// fetched again in place. A sealed task is unsealed by it.
     pub fn clear_piece(&self, piece: PieceIndex) {
-        if !self.geometry.has_piece(piece) {
+        let mut shared = self.lock();
+        if !self.has_piece(piece) {
             return;
         }
-        let mut shared = self.lock();
-        shared.has_cleared = true;
+        shared.cleared.push(piece);
         shared.root = None;
         self.table.set(Bitmap::Durable, piece, false);
         if self.table.set(Bitmap::Received, piece, false) {
@@ -392,28 +392,30 @@ impl TaskFile {
     /// What is received now, for [`Self::make_durable`] once the data is synced.
     pub(crate) fn received_snapshot(&self) -> Vec<u32> {
         let mut shared = self.lock();
-        shared.has_cleared = false;
+        shared.cleared.clear();
         self.table.snapshot(Bitmap::Received)
     }
 
-    /// The data of the pieces in `snapshot` is synced. Does nothing when a piece was cleared since: it may have been
-    /// received again after the sync began. The next flush has it.
-    pub(crate) fn make_durable(&self, snapshot: &[u32]) {
+    /// The data of the pieces in `snapshot` is synced: all but those cleared since, which may have been received again
+    /// after the sync began.
+    pub(crate) fn make_durable(&self, mut snapshot: Vec<u32>) {
         // Under the lock, so that no piece is cleared between the question and the stores.
         let shared = self.lock();
-        if !shared.has_cleared {
-            self.table.make_durable(snapshot);
+        for piece in &shared.cleared {
+            snapshot[piece.0 as usize / 32] &= !(1 << (piece.0 % 32));
         }
+        self.table.make_durable(&snapshot);
     }
 
     /// Seals, unless a piece was cleared since the last snapshot.
     pub(crate) fn seal(&self, root: Root) -> bool {
         let mut shared = self.lock();
-        if !shared.has_cleared {
+        let is_whole = shared.cleared.is_empty();
+        if is_whole {
             shared.root = Some(root);
             self.is_sealed.store(true, Release);
         }
-        !shared.has_cleared
+        is_whole
     }
 
     /// A poisoned lock is taken as it is: what it guards is valid after every statement above.

@@ -18,7 +18,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -32,6 +32,7 @@ use hawker_storage::{File, Input, OpOk, OpResult, Output, StoreConfig, StoreOp, 
 
 const SECTOR: usize = 512;
 const KIB: usize = 1024;
+const SAMPLES: u8 = 6;
 
 /// An inode: a descriptor that keeps its number from being used again, and what the disk holds of it.
 struct Inode {
@@ -68,16 +69,14 @@ fn mix(random: &mut Random, old: &[u8], new: &[u8], percent: u64) -> Vec<u8> {
 
 type Names = BTreeMap<PathBuf, u64>;
 
-/// Files under a directory, by name relative to it.
+/// Files of a data directory, by name relative to it. Only the shards that the samples are in have any.
 fn list(dir: &Path) -> BTreeMap<PathBuf, PathBuf> {
     let mut files = BTreeMap::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(next) = dirs.pop() {
-        for entry in std::fs::read_dir(next).expect("a list") {
+    let shards = (1..=SAMPLES).map(|number| format!("tasks/{number:02x}"));
+    for below in shards.chain([String::new(), "incoming".to_string()]) {
+        for entry in std::fs::read_dir(dir.join(below)).expect("a list") {
             let path = entry.expect("a name").path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
+            if path.is_file() {
                 files.insert(path.strip_prefix(dir).expect("below").to_owned(), path);
             }
         }
@@ -220,11 +219,20 @@ struct Known {
     is_sealed: bool,
     /// Pieces marked as received.
     received: BTreeSet<u32>,
-    /// Those when a flush was asked for, and when its end was told.
-    flushing: BTreeSet<u32>,
+    /// Those when each flush that is not answered yet was asked for.
+    flushing: VecDeque<BTreeSet<u32>>,
+    /// Those of the flushes whose end was told.
     durable: BTreeSet<u32>,
     /// Whether the task was created and nobody has asked for its end.
     exists: bool,
+}
+
+impl Known {
+    /// Nothing is promised of the task any more, but its flushes are still answered.
+    fn forget(&mut self) {
+        let flushing = self.flushing.iter().map(|_| BTreeSet::new()).collect();
+        *self = Self { flushing, ..Self::default() };
+    }
 }
 
 struct World {
@@ -254,9 +262,10 @@ impl World {
     fn new(seed: u64, dir: &Path) -> Self {
         let mut random = Random(seed);
         let lengths = [0, 5, 4096, 300 * KIB + 7, 900 * KIB, 1100 * KIB + 512];
+        assert_eq!(lengths.len(), usize::from(SAMPLES));
         let samples: Vec<_> = lengths.iter().enumerate().map(|(n, len)| sample(n as u8 + 1, *len)).collect();
-        // Half of the time there is room for about three.
-        let limit = if random.chance(50) { 2600 * 1024 } else { common::ROOMY };
+        // Half of the time there is room for the largest and little more.
+        let limit = if random.chance(50) { 1500 * 1024 } else { common::ROOMY };
         let rig = Rig::open(dir, Self::config(1, limit));
         let disk = Disk::new(dir);
         let known = samples.iter().map(|sample| (sample.task, Known::default())).collect();
@@ -304,12 +313,12 @@ impl World {
             }
             8..=10 => self.rig.give(Input::Open { request: 0, task }),
             11..=14 => {
-                known.flushing = known.received.clone();
+                known.flushing.push_back(known.received.clone());
                 self.rig.give(Input::Flush { task });
             }
             15..=19 => self.rig.give(Input::Seal { task, root: sample.root }),
             20 => {
-                *known = Known::default();
+                known.forget();
                 self.rig.give(Input::Remove { task });
             }
             21 => self.rig.give(Input::Touch { task }),
@@ -334,7 +343,7 @@ impl World {
             if self.random.chance(4) {
                 // As if it were bad: it is not, so that whatever survives of the mending is right.
                 file.clear_piece(piece);
-                for set in [&mut known.received, &mut known.flushing, &mut known.durable] {
+                for set in known.flushing.iter_mut().chain([&mut known.received, &mut known.durable]) {
                     set.remove(&piece.0);
                 }
                 known.is_sealed = false;
@@ -367,15 +376,16 @@ impl World {
                 }
                 Output::Durable { task } => {
                     let known = self.known.get_mut(&task).expect("a known task");
-                    known.durable.extend(std::mem::take(&mut known.flushing));
+                    known.durable.extend(known.flushing.pop_front().expect("a flush was asked for"));
                     self.seen.durable += 1;
                 }
                 Output::Evicted { task } => {
-                    self.known.insert(task, Known::default());
+                    self.known.get_mut(&task).expect("a known task").forget();
                     self.seen.evicted += 1;
                 }
                 Output::Removed { task } => {
-                    assert!(!self.known[&task].is_sealed);
+                    // A task that was created after its removal was asked for is gone as well.
+                    self.known.get_mut(&task).expect("a known task").forget();
                 }
                 Output::Failed { task, error } => panic!("{task}: {error}"),
                 _ => {}
@@ -388,7 +398,8 @@ impl World {
         sample.check(file);
         let known = self.known.get_mut(&file.id()).expect("a known task");
         if is_new {
-            *known = Known { exists: true, ..Known::default() };
+            known.forget();
+            known.exists = true;
         }
         // A removal that waits behind this answer has been asked for: the file is of no use.
         if self.rig.store.state(file.id()).is_some() && (is_new || known.exists) {
@@ -473,7 +484,11 @@ impl World {
             *known = match result {
                 Ok(file) => {
                     let received: BTreeSet<u32> = file.received().iter().map(|piece| piece.0).collect();
-                    let durable = file.durable().iter().map(|piece| piece.0).collect();
+                    // After a kill a durable bit may stand in memory only: what was told counts.
+                    let durable = match is_power_cut {
+                        true => file.durable().iter().map(|piece| piece.0).collect(),
+                        false => std::mem::take(&mut known.durable),
+                    };
                     let is_sealed = file.is_sealed();
                     Known { file: Some(file), is_sealed, durable, received, exists: true, ..Known::default() }
                 }
@@ -483,7 +498,7 @@ impl World {
         self.rig.settle();
         self.hear();
         assert_eq!(self.rig.task_files(), 4 * self.rig.store.list().count(), "seed {seed}: files without a task");
-        assert_eq!(list(&self.rig.dir.join("incoming")).len(), 0);
+        assert_eq!(std::fs::read_dir(self.rig.dir.join("incoming")).expect("a list").count(), 0);
         self.disk.look_again();
     }
 }

@@ -213,6 +213,11 @@ impl Store {
         persist.bytes = open.file.bytes_received();
         persist.snapshot = open.file.received_snapshot();
         let (content, batches) = (open.file.content().clone(), open.batches.clone());
+        if !open.has_durable_names {
+            // The slot is among the names: it was stored when the task was created, and never synced since.
+            let file = self.catalog.file().clone();
+            self.issue(io, Role::Other, StoreOp::Sync { file, data_only: true });
+        }
         self.issue(io, Role::Content, StoreOp::Sync { file: content, data_only: true });
         self.issue(io, Role::Batches, StoreOp::Sync { file: batches, data_only: true });
         for role in [Role::Meta, Role::Directory] {
@@ -224,13 +229,15 @@ impl Store {
     }
 
     fn check_synced(&mut self, io: &mut JobIo) -> Result<(), Failure> {
-        io.take_error().map_or(Ok(()), |error| Err(Failure::Lost(error)))
+        let mut errors = io.take_errors();
+        self.is_broken |= errors.iter().any(|(role, _)| *role == Role::Other);
+        errors.pop().map_or(Ok(()), |(_, error)| Err(Failure::Lost(error)))
     }
 
-    fn sync_table(&mut self, task: TaskId, persist: &Persist, io: &mut JobIo) -> Result<Step, Failure> {
+    fn sync_table(&mut self, task: TaskId, persist: &mut Persist, io: &mut JobIo) -> Result<Step, Failure> {
         self.check_synced(io)?;
         let open = self.open_task(task);
-        open.file.make_durable(&persist.snapshot);
+        open.file.make_durable(std::mem::take(&mut persist.snapshot));
         let file = open.table.clone();
         self.issue(io, Role::Table, StoreOp::Sync { file, data_only: true });
         Ok(Step::Go(TABLE))
