@@ -110,7 +110,12 @@ impl Directory {
         made |= self.make(&self.root.join("tasks"))?;
         let mut made_shard = false;
         for byte in 0..=u8::MAX {
-            made_shard |= self.make(&self.shard(byte))?;
+            // Nobody else can have put anything here: `tasks` was checked.
+            match DirBuilder::new().mode(0o700).create(self.shard(byte)) {
+                Ok(()) => made_shard = true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(io_error("create", &self.shard(byte), source)),
+            }
         }
         if made_shard {
             sync_dir(&self.root.join("tasks"))?;

@@ -90,7 +90,7 @@ impl Space {
     }
 
     pub(crate) fn reserve(&mut self, bytes: u64) {
-        assert!(self.fits(bytes), "{bytes} bytes into {:?}", self.usage);
+        assert!(bytes == 0 || self.fits(bytes), "{bytes} bytes into {:?}", self.usage);
         self.usage.reserved += bytes;
         self.unallocated += bytes;
     }
@@ -125,6 +125,12 @@ impl Space {
 
     pub(crate) fn release_lingering(&mut self, bytes: u64) {
         self.usage.lingering = sub(self.usage.lingering, bytes);
+    }
+
+    /// Takes back what [`Self::found`] counted.
+    pub(crate) fn forget(&mut self, bytes: u64, was_sealed: bool) {
+        self.linger(bytes, was_sealed);
+        self.release_lingering(bytes);
     }
 
     /// A task that was there when the store was opened: it counts even beyond the limit.

@@ -12,14 +12,16 @@ mod recovery;
 mod remove;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hawker_proto::{Geometry, Instant, TaskId};
 
 use crate::catalog::{Catalog, SlotIndex};
-use crate::directory::Directory;
+use crate::directory::{Directory, TaskPart};
 use crate::error::{CreateError, OpenError, OpenTaskError, SealError, SpoolError};
 use crate::op::{File, FileSystemSpace, Input, OpId, Output, SpoolId};
 use crate::slot::{ContentDigest, Slot};
@@ -179,6 +181,8 @@ pub struct Store {
     by_age: BTreeSet<(u64, TaskId)>,
     /// Open tasks by `OpenTask::used`.
     opened: BTreeMap<u64, TaskId>,
+    /// Whether a task was opened since idle ones were looked for.
+    has_opened: bool,
     /// Open tasks that are not sealed.
     arriving: BTreeSet<TaskId>,
     spools: BTreeMap<SpoolId, Spool>,
@@ -227,6 +231,7 @@ impl Store {
             by_digest: HashMap::new(),
             by_age: BTreeSet::new(),
             opened: BTreeMap::new(),
+            has_opened: false,
             arriving: BTreeSet::new(),
             spools: BTreeMap::new(),
             lingering: Vec::new(),
@@ -330,6 +335,13 @@ impl Store {
         self.by_digest.get(&ContentDigest::parse(digest)?).copied()
     }
 
+    /// Where the content of a task stands, whether the store has it or not: for a hard link that its user asked for.
+    #[must_use]
+    pub fn content_path(&self, task: TaskId) -> PathBuf {
+        let path = self.directory.part(task, TaskPart::Content);
+        PathBuf::from(OsStr::from_bytes(path.as_bytes()))
+    }
+
     /// Whether the store has the task, and how far it is.
     #[must_use]
     pub fn state(&self, task: TaskId) -> Option<TaskState> {
@@ -429,7 +441,7 @@ impl Store {
             self.drive(job);
         }
         self.look_at_open_tasks();
-        self.close_idle_tasks();
+        self.has_opened = true;
     }
 
     /// Whatever has become possible is begun.
@@ -438,6 +450,9 @@ impl Store {
             self.admit();
             let Some(task) = self.idle.pop_front() else { break };
             self.next_request(task);
+        }
+        if std::mem::take(&mut self.has_opened) {
+            self.close_idle_tasks();
         }
         self.finish_close();
     }

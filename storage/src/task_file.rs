@@ -270,7 +270,11 @@ impl TaskFile {
     }
 
     /// The piece's bytes turned out bad: it is missing from here on, and once nothing reads or writes it, it is
-    /// fetched again in place. A sealed task is unsealed by it.
+    /// fetched again in place. A sealed task is unsealed by it; give the store an [`crate::Input::Flush`], so that its
+    /// catalog follows.
+    ///
+    /// What is written in place was checked before: a power cut in between leaves the bad bytes or the right ones,
+    /// and a block that was not checked in this process is checked before it is served.
     pub fn clear_piece(&self, piece: PieceIndex) {
         let mut shared = self.lock();
         if !self.has_piece(piece) {

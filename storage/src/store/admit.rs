@@ -118,7 +118,7 @@ impl Store {
 
     /// Evicts as few tasks as needed for `bytes`, or none when that would not do.
     fn make_room(&mut self, bytes: u64) -> Room {
-        if self.space.fits(bytes) {
+        if bytes == 0 || self.space.fits(bytes) {
             return Room::Now;
         }
         let usage = self.space.usage();

@@ -322,6 +322,7 @@ impl Store {
 
     pub(super) fn opened_now(&mut self, file: TaskFile, table: File, batches: File) -> OpenTask {
         self.counter += 1;
+        self.has_opened = true;
         OpenTask {
             file: Arc::new(file),
             table,

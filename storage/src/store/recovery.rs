@@ -28,9 +28,10 @@ impl Store {
             ..OpenReport::default()
         };
         let was_clean = opened.was_clean;
-        for found in self.without_doubles(opened.found) {
-            self.space.found(found.slot.charged, found.slot.root.is_some());
-            self.insert_task(found.index, &found.slot, found.last_read_unix_ms, None);
+        self.tasks.reserve(opened.found.len());
+        self.by_resolve.reserve(opened.found.len());
+        for found in opened.found {
+            self.take_slot_as_task(&found);
         }
         self.clear_incoming()?;
         // A clean close leaves exactly the files of the slots.
@@ -50,26 +51,22 @@ impl Store {
     }
 
     /// Sealing writes a second slot before it clears the first: of two, the sealed one counts.
-    fn without_doubles(&mut self, found: Vec<Found>) -> Vec<Found> {
-        let rank = |found: &Found| (found.slot.instance, found.slot.root.is_some());
-        let mut kept: HashMap<TaskId, Found> = HashMap::with_capacity(found.len());
-        for next in found {
-            let dropped = match kept.remove(&next.slot.task) {
-                None => {
-                    kept.insert(next.slot.task, next);
-                    continue;
-                }
-                Some(former) => {
-                    let (better, worse) = if rank(&former) >= rank(&next) { (former, next) } else { (next, former) };
-                    kept.insert(better.slot.task, better);
-                    worse
-                }
-            };
-            self.catalog.clear(dropped.index);
-            self.catalog.release(dropped.index);
+    fn take_slot_as_task(&mut self, found: &Found) {
+        let slot = &found.slot;
+        let rank = (slot.instance, slot.root.is_some());
+        let former = self.tasks.get(&slot.task).map(|entry| (entry.instance, entry.is_sealed, entry.charged));
+        if let Some((instance, is_sealed, charged)) = former {
             self.report.slots_dropped += 1;
+            if (instance, is_sealed) >= rank {
+                self.catalog.clear(found.index);
+                self.catalog.release(found.index);
+                return;
+            }
+            self.forget_task(slot.task);
+            self.space.forget(charged, is_sealed);
         }
-        kept.into_values().collect()
+        self.space.found(slot.charged, slot.root.is_some());
+        self.insert_task(found.index, slot, found.last_read_unix_ms, None);
     }
 
     fn match_files(&mut self) -> Result<(), OpenError> {
@@ -94,8 +91,7 @@ impl Store {
     fn drop_with_files(&mut self, tasks: &[TaskId]) -> Result<(), OpenError> {
         for task in tasks {
             let Some(entry) = self.forget_task(*task) else { continue };
-            self.space.linger(entry.charged, entry.is_sealed);
-            self.space.release_lingering(entry.charged);
+            self.space.forget(entry.charged, entry.is_sealed);
             self.report.slots_dropped += 1;
         }
         // The slots first: without them the files are orphans, but a slot must not promise files that go.
