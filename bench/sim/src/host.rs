@@ -21,6 +21,8 @@ pub(crate) struct Host {
     blocks: Blocks,
     /// When it handles what reached it meanwhile.
     pub(crate) ready_at: Instant,
+    /// When it ran last.
+    pub(crate) turn_at: Instant,
     /// Wake-ups already among the events.
     pub(crate) download_wake: Option<Instant>,
     pub(crate) upload_wake: Option<Instant>,
@@ -36,20 +38,24 @@ struct Blocks {
 }
 
 impl Host {
-    pub(crate) fn new(scenario: &Scenario, seed: u64, start: Instant) -> Self {
+    pub(crate) fn new(scenario: &Scenario, index: u32, seed: u64, start: Instant) -> Self {
         let geometry = scenario.geometry;
         let empty = PieceMap::empty(geometry.piece_count());
         let words = usize::try_from(geometry.block_count_total().div_ceil(64)).expect("fits the memory");
+        let is_seed = index < scenario.seeds;
+        let have = if is_seed { PieceMap::full(geometry.piece_count()) } else { empty.clone() };
+        let slower = if index < scenario.slow_hosts { scenario.slow_factor } else { 1 };
         Self {
-            download: Download::new(scenario.download, geometry, empty.clone(), seed, start),
+            download: Download::new(scenario.download, geometry, have, seed, start),
             upload: Upload::new(scenario.upload),
-            uplink: Uplink::new(scenario.up_bytes_per_s),
-            downlink: Downlink::new(scenario.down_bytes_per_s),
+            uplink: Uplink::new(scenario.up_bytes_per_s / slower),
+            downlink: Downlink::new(scenario.down_bytes_per_s / slower),
             slots_free: scenario.slots,
             neighbors: Vec::new(),
             recorded: empty,
-            blocks: Blocks { geometry, words: vec![0; words] },
+            blocks: Blocks { geometry, words: vec![if is_seed { u64::MAX } else { 0 }; words] },
             ready_at: start,
+            turn_at: start,
             download_wake: None,
             upload_wake: None,
             is_up: false,
@@ -76,9 +82,10 @@ impl Host {
         (0..self.blocks.geometry.piece_count()).map(PieceIndex).all(|piece| self.blocks.is_whole(piece))
     }
 
-    /// Draws when the host runs again after it ran now.
+    /// Draws when the host runs again after it ran now: all that reached it until then is handled in one turn.
     pub(crate) fn rest(&mut self, now: Instant, noise: Duration, draw: impl FnOnce(u64) -> u64) {
-        if !noise.is_zero() {
+        if !noise.is_zero() && now >= self.ready_at {
+            self.turn_at = now;
             let nanos = u64::try_from(noise.as_nanos()).unwrap_or(u64::MAX);
             self.ready_at = now + Duration::from_nanos(draw(nanos));
         }

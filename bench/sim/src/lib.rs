@@ -14,6 +14,7 @@ mod leases;
 mod network;
 mod origin;
 mod report;
+mod shell;
 mod world;
 
 pub use report::Report;
@@ -49,6 +50,12 @@ pub struct Scenario {
     pub degree: u32,
     /// Upload slots of a host.
     pub slots: u32,
+    /// Hosts, counted from the first, that have the task from the start.
+    pub seeds: u32,
+    /// Hosts, counted from the first, whose wires are slower than the others' ...
+    pub slow_hosts: u32,
+    /// ... by this factor.
+    pub slow_factor: u64,
     /// Hosts start at times drawn uniformly from this.
     pub start_spread: Duration,
     /// Hosts, counted from the first, that vanish in the middle of the transfer, one after the other.
@@ -78,9 +85,12 @@ impl Scenario {
             latency: Duration::from_micros(100),
             noise: Duration::ZERO,
             origin_bytes_per_s: bytes_per_s,
-            origin_leases_max: 8,
+            origin_leases_max: 16,
             degree: 20,
             slots: 2,
+            seeds: 0,
+            slow_hosts: 0,
+            slow_factor: 1,
             start_spread: Duration::ZERO,
             deaths: 0,
             download: DownloadConfig::default(),

@@ -1,11 +1,9 @@
-//! The event loop: hands what happens to the machines of the hosts, and what they put out to the wires.
+//! The event loop: what happens, in the order of its time, and whom it concerns.
 
 use std::time::Duration;
 
-use hawker_proto::{ByteRange, Instant, PieceIndex};
-use hawker_swarm::{
-    DownloadInput, DownloadOutput, LeaseId, LinkId, NeighborId, OriginOutcome, UploadInput, UploadOutput,
-};
+use hawker_proto::{ByteRange, Instant, PieceIndex, PieceMap};
+use hawker_swarm::{DownloadInput, LeaseId, LinkId, NeighborId, OriginOutcome, UploadInput};
 
 use crate::clock::{Clock, Draws};
 use crate::host::Host;
@@ -19,20 +17,21 @@ use crate::{Report, Scenario};
 const CHECK_EVERY: u64 = 4096;
 
 pub(crate) struct World<'a> {
-    scenario: &'a Scenario,
-    clock: Clock<Event>,
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) clock: Clock<Event>,
     draws: Draws,
-    hosts: Vec<Host>,
-    origin: Origin,
-    is_origin_busy: bool,
-    leases: Leases,
-    unfinished: u32,
-    grants: u64,
-    messages: u64,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) origin: Origin,
+    pub(crate) is_origin_busy: bool,
+    pub(crate) leases: Leases,
+    pub(crate) unfinished: u32,
+    pub(crate) grants: u64,
+    pub(crate) messages: u64,
     events: u64,
 }
 
-enum Event {
+#[derive(Clone, Copy)]
+pub(crate) enum Event {
     /// The host starts.
     Start {
         host: u32,
@@ -94,7 +93,7 @@ enum Event {
 }
 
 #[derive(Clone, Copy)]
-enum Message {
+pub(crate) enum Message {
     Request { piece: PieceIndex, start: u32, end: u32 },
     Cancel { piece: PieceIndex },
     Queued { piece: PieceIndex },
@@ -125,7 +124,7 @@ impl<'a> World<'a> {
         let mut hosts: Vec<Host> = Vec::new();
         for host in 0..scenario.hosts {
             let start = Instant::from_nanos(draws.below(spread));
-            hosts.push(Host::new(scenario, draws.next(), start));
+            hosts.push(Host::new(scenario, host, draws.next(), start));
             clock.push(start, Event::Start { host });
         }
         link_up(&mut hosts, scenario.degree, &mut draws);
@@ -158,7 +157,7 @@ impl<'a> World<'a> {
             assert!(entry.at < end, "not done after {:?}, seed {seed}: {}", self.scenario.time_max, self.state());
             if let Some(host) = entry.event.host() {
                 let host = &mut self.hosts[host as usize];
-                if entry.at < host.ready_at {
+                if entry.at < host.ready_at && entry.at != host.turn_at {
                     let at = host.ready_at;
                     self.clock.put_off(entry, at);
                     continue;
@@ -194,8 +193,8 @@ impl<'a> World<'a> {
                 self.serve_origin();
             }
             Event::Ask { host, bytes } => {
-                let answer = self.leases.ask(bytes);
-                self.clock.push(self.clock.now() + self.scenario.latency, Event::Answered { host, answer });
+                self.leases.ask(host, bytes);
+                self.answer_asks();
             }
             Event::Answered { host, answer } => self.answered(host, answer),
             Event::DownloadWake { host } => {
@@ -237,15 +236,30 @@ impl<'a> World<'a> {
         self.hosts[host as usize].is_up = false;
         self.hosts[host as usize].uplink.cut();
         for lease in self.origin.of_host(host) {
-            if let Some(rest) = self.origin.close(host, lease) {
-                self.leases.end(lease, rest);
-            }
+            self.origin.close(host, lease);
+            self.end_lease(lease, ByteRange::default());
         }
+        self.lease_again();
         let neighbors = core::mem::take(&mut self.hosts[host as usize].neighbors);
         for other in neighbors {
             self.upload(other, UploadInput::LinkDown { link: LinkId(host) });
             self.download(other, DownloadInput::NeighborDown { neighbor: NeighborId(host) });
         }
+    }
+
+    /// What was leased and is with nobody who lives is leased again.
+    pub(crate) fn lease_again(&mut self) {
+        let geometry = self.scenario.geometry;
+        let mut kept = PieceMap::empty(geometry.piece_count());
+        for host in self.hosts.iter().filter(|host| host.is_up) {
+            for piece in (0..geometry.piece_count()).map(PieceIndex) {
+                if host.download.has_piece(piece) {
+                    kept.insert(piece);
+                }
+            }
+        }
+        self.leases.reclaim(kept);
+        self.answer_asks();
     }
 
     fn message(&mut self, to: u32, from: u32, message: Message) {
@@ -308,10 +322,23 @@ impl<'a> World<'a> {
             self.download(host, DownloadInput::PieceStored { piece });
         }
         if get.upto == get.range.end() {
-            self.leases.end(lease, ByteRange::default());
+            self.end_lease(lease, ByteRange::default());
             self.download(host, DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
         }
         self.serve_origin();
+    }
+
+    pub(crate) fn end_lease(&mut self, lease: LeaseId, rest: ByteRange) {
+        if !lease.is_own() {
+            self.leases.end(lease, rest);
+            self.answer_asks();
+        }
+    }
+
+    fn answer_asks(&mut self) {
+        while let Some((host, answer)) = self.leases.poll() {
+            self.clock.push(self.clock.now() + self.scenario.latency, Event::Answered { host, answer });
+        }
     }
 
     fn answered(&mut self, host: u32, answer: Answer) {
@@ -319,151 +346,15 @@ impl<'a> World<'a> {
             Answer::Lease { lease, range } if self.hosts[host as usize].is_up => {
                 self.download(host, DownloadInput::Lease { lease, range });
             }
-            Answer::Lease { lease, range } => self.leases.end(lease, range),
+            Answer::Lease { lease, range } => self.end_lease(lease, range),
             Answer::NoLease { retry_after } => self.download(host, DownloadInput::NoLease { retry_after }),
         }
-    }
-
-    fn download(&mut self, host: u32, input: DownloadInput) {
-        if !self.hosts[host as usize].is_up {
-            return;
-        }
-        let now = self.clock.now();
-        self.hosts[host as usize].download.handle(now, input);
-        while let Some(output) = self.hosts[host as usize].download.poll() {
-            self.put_out(host, output);
-        }
-        let host_state = &mut self.hosts[host as usize];
-        if let Some(at) = host_state.download.deadline()
-            && host_state.download_wake.is_none_or(|wake| at < wake)
-        {
-            host_state.download_wake = Some(at);
-            self.clock.push(at, Event::DownloadWake { host });
-        }
-    }
-
-    fn put_out(&mut self, host: u32, output: DownloadOutput) {
-        match output {
-            DownloadOutput::Request { neighbor, piece, blocks } => {
-                self.send(host, neighbor.0, Message::Request { piece, start: blocks.start, end: blocks.end });
-            }
-            DownloadOutput::Cancel { neighbor, piece } => self.send(host, neighbor.0, Message::Cancel { piece }),
-            DownloadOutput::Announce { piece } => {
-                self.clock.push(self.clock.now() + self.scenario.latency, Event::Announce { host, piece });
-            }
-            DownloadOutput::AskLease { bytes, rate: _ } => {
-                self.clock.push(self.clock.now() + self.scenario.latency, Event::Ask { host, bytes });
-            }
-            DownloadOutput::ReturnLease { lease, range } => self.leases.end(lease, range),
-            DownloadOutput::FetchOrigin { lease, range } | DownloadOutput::Originate { lease, range } => {
-                self.origin.open(host, lease, range);
-                self.serve_origin();
-            }
-            DownloadOutput::StopOrigin { lease } => {
-                if let Some(rest) = self.origin.close(host, lease) {
-                    self.leases.end(lease, ByteRange::default());
-                    let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
-                    assert!(!rest.is_empty(), "stopped after its end");
-                    self.hosts[host as usize]
-                        .download
-                        .handle(self.clock.now(), DownloadInput::OriginEnded { lease, outcome });
-                }
-            }
-            DownloadOutput::BadPiece { .. } | DownloadOutput::Ban { .. } => {
-                panic!("an honest host was accused, seed {}", self.scenario.seed);
-            }
-            DownloadOutput::Complete => {
-                assert!(
-                    self.hosts[host as usize].is_full(),
-                    "complete without all blocks, seed {}",
-                    self.scenario.seed
-                );
-                self.hosts[host as usize].done_at = Some(self.clock.now());
-                self.unfinished -= 1;
-            }
-        }
-    }
-
-    fn upload(&mut self, host: u32, input: UploadInput) {
-        if self.hosts[host as usize].is_up {
-            self.hosts[host as usize].upload.handle(self.clock.now(), input);
-            self.drain_upload(host);
-        }
-    }
-
-    fn drain_upload(&mut self, host: u32) {
-        let now = self.clock.now();
-        loop {
-            let Host { upload, slots_free, .. } = &mut self.hosts[host as usize];
-            let mut take_slot = || {
-                let is_free = *slots_free > 0;
-                *slots_free -= u32::from(is_free);
-                is_free
-            };
-            let Some(output) = upload.poll(now, &mut take_slot) else { break };
-            match output {
-                UploadOutput::Queued { link, piece, .. } => self.send(host, link.0, Message::Queued { piece }),
-                UploadOutput::Granted { link, blocks, millis, .. } => {
-                    self.grants += 1;
-                    self.send(host, link.0, Message::Granted { blocks, millis });
-                }
-                UploadOutput::Send { link, piece, block, .. } => {
-                    let length = self.scenario.geometry.block_range(piece, block).length();
-                    let bytes = u32::try_from(length).expect("a block");
-                    self.hosts[host as usize].uplink.push(Transmission { to: link.0, piece, block, bytes });
-                    self.transmit(host);
-                }
-                UploadOutput::ReleaseSlot => self.hosts[host as usize].slots_free += 1,
-                UploadOutput::Refuse { .. } => panic!("an honest host was refused, seed {}", self.scenario.seed),
-            }
-        }
-        let host_state = &mut self.hosts[host as usize];
-        if let Some(at) = host_state.upload.deadline()
-            && host_state.upload_wake.is_none_or(|wake| at < wake)
-        {
-            host_state.upload_wake = Some(at);
-            self.clock.push(at, Event::UploadWake { host });
-        }
-    }
-
-    fn send(&mut self, from: u32, to: u32, message: Message) {
-        self.messages += 1;
-        self.clock.push(self.clock.now() + self.scenario.latency, Event::Message { to, from, message });
-    }
-
-    fn transmit(&mut self, from: u32) {
-        let now = self.clock.now();
-        let Some((block, time)) = self.hosts[from as usize].uplink.start() else { return };
-        self.clock.push(now + time, Event::UplinkFree { host: from });
-        self.hosts[from as usize].bytes_sent += u64::from(block.bytes);
-        let latency = self.scenario.latency;
-        let downlink = &mut self.hosts[block.to as usize].downlink;
-        let at = downlink.receive(now + latency, now + latency + time, block.bytes);
-        self.clock.push(at, Event::Arrived { from, block });
-        // The sender's socket drains as the receiver takes it.
-        let left = now + at.since(now + latency);
-        self.clock.push(left, Event::Sent { from, to: block.to, bytes: block.bytes });
-    }
-
-    fn serve_origin(&mut self) {
-        if self.is_origin_busy {
-            return;
-        }
-        let now = self.clock.now();
-        let Some((host, lease, part)) = self.origin.next_part() else { return };
-        self.is_origin_busy = true;
-        let bytes = u32::try_from(part.length()).expect("a block");
-        let time = Duration::from_nanos(part.length() * 1_000_000_000 / self.scenario.origin_bytes_per_s.max(1));
-        self.clock.push(now + time, Event::OriginFree);
-        let latency = self.scenario.latency;
-        let at = self.hosts[host as usize].downlink.receive(now + latency, now + latency + time, bytes);
-        self.clock.push(at, Event::Body { host, lease, part });
     }
 
     /// Where everybody stands, for the message of a failure.
     fn state(&self) -> String {
         let line = |(index, host): (usize, &Host)| {
-            host.done_at.is_none().then(|| format!("host {index}: {:?}", host.download.progress()))
+            (host.is_up && host.done_at.is_none()).then(|| format!("host {index}: {:?}", host.download.progress()))
         };
         self.hosts.iter().enumerate().filter_map(line).take(5).collect::<Vec<_>>().join("\n")
     }

@@ -13,8 +13,10 @@ pub struct DownloadConfig {
     /// Neighbors at which a request waits for a grant at the same time. More would lengthen every queue of the swarm
     /// without moving a byte.
     pub queued_max: usize,
-    /// A host that this many neighbors serve waits at no more.
+    /// A host that this many neighbors serve waits at no more: it leaves the slots to those who need them.
     pub granted_enough: usize,
+    /// ... but this many when slots are idle anyway.
+    pub granted_max: usize,
     /// Block runs that wait at one parent: with one more than it needs to begin, it sends while we ask for the next.
     pub runs_waiting: usize,
     /// Neighbors at which the same piece may wait.
@@ -68,8 +70,9 @@ impl Default for DownloadConfig {
     fn default() -> Self {
         Self {
             neighbors_max: 64,
-            queued_max: 4,
-            granted_enough: 4,
+            queued_max: 8,
+            granted_enough: 2,
+            granted_max: 16,
             runs_waiting: 2,
             promises_max: 2,
             queued_patience: Duration::from_millis(250),
@@ -102,7 +105,13 @@ impl DownloadConfig {
     /// When no download could work by these figures.
     pub(crate) fn assert_sane(&self) {
         assert!((1..=255).contains(&self.neighbors_max), "availability is counted in a byte");
-        assert!(self.queued_max > 0 && self.granted_enough > 0 && self.runs_waiting > 0 && self.promises_max > 0);
+        assert!(
+            self.queued_max > 0
+                && self.granted_enough > 0
+                && self.granted_enough <= self.granted_max
+                && self.runs_waiting > 0
+                && self.promises_max > 0
+        );
         assert!((1..=64).contains(&self.run_blocks_max) && self.runs_min > 0 && self.runs_min <= self.runs_max);
         assert!(self.runs_waiting <= self.runs_max && self.active_pieces_max > 0 && self.reader_one_in > 0);
         assert!(!self.timeout_min.is_zero() && self.timeout_min <= self.timeout_max && !self.steal_every.is_zero());
@@ -131,7 +140,7 @@ impl Default for UploadConfig {
         Self {
             links_max: 4096,
             requests_per_link_max: 256,
-            grant_blocks: 64,
+            grant_blocks: 16,
             grant_duration: Duration::from_secs(2),
             sends_per_link_max: 2,
         }

@@ -144,7 +144,7 @@ impl Download {
                     && (!is_hedge
                         || self.pieces.find(run.piece).is_some_and(|it| it.promises < self.config.promises_max));
                 if is_possible {
-                    let eta = from.eta(at, self.now, self.service, &self.config);
+                    let eta = from.eta(at, self.now, self.service);
                     if worst.is_none_or(|(.., most)| eta > most) {
                         worst = Some((other, run.piece, eta));
                     }
@@ -171,7 +171,7 @@ impl Download {
                 .filter(|other| other.is_serving() && other.asked(run.piece) & contested != 0)
                 .filter_map(|other| {
                     let last = other.runs.iter().rposition(|theirs| theirs.piece == run.piece)?;
-                    Some(other.eta(last, self.now, self.service, &self.config))
+                    Some(other.eta(last, self.now, self.service))
                 })
                 .min();
             if there.is_none_or(|there| here * 2 < there) {

@@ -2,8 +2,11 @@
 
 use hawker_proto::PieceIndex;
 
-use super::neighbor::{Run, Serving};
+use super::neighbor::{Neighbor, Run, Serving};
 use super::{Download, DownloadOutput};
+
+/// A parent that needs this many times longer for a block than is usual is slow.
+const SLOW_FACTOR: u32 = 4;
 
 impl Download {
     /// Asks for as much as the policy allows.
@@ -16,11 +19,14 @@ impl Download {
                 Serving::Now { .. } => self.top_up(index),
             }
         }
+        if self.is_served_enough() {
+            self.leave_queues();
+        }
         self.send_cancels();
         for index in 0..self.neighbors.len() {
             self.settle(index);
         }
-        while self.queued < self.config.queued_max && self.granted < self.config.granted_enough {
+        while self.queued < self.config.queued_max && !self.is_served_enough() {
             let Some(index) = self.random_idle_neighbor() else { break };
             self.keep_place(index);
             if !self.neighbors[index].runs.is_empty() {
@@ -29,6 +35,40 @@ impl Download {
         }
         // Settling set it again; nothing is left to do.
         self.needs_fill = false;
+    }
+
+    /// Whether more parents would only take slots from others. As many as a parent serves children are enough, when
+    /// all wires are equal; a slow parent does not count, and while slots are granted at once nobody else waits for
+    /// them.
+    fn is_served_enough(&self) -> bool {
+        let enough = match self.idle_slots.is_common() {
+            true => self.config.granted_max,
+            false => self.config.granted_enough,
+        };
+        if self.granted < enough {
+            return false;
+        }
+        let typical = self.service.smoothed().unwrap_or(self.config.timeout_max) * SLOW_FACTOR;
+        let counts = |neighbor: &&Neighbor| match neighbor.serving {
+            Serving::Now { block_at, .. } => {
+                let service = neighbor.service.smoothed().unwrap_or_default().max(self.now.since(block_at));
+                service <= typical
+            }
+            _ => false,
+        };
+        self.granted >= self.config.granted_max || self.neighbors.iter().filter(counts).count() >= enough
+    }
+
+    /// Others need the slots more than a host that is served by enough.
+    fn leave_queues(&mut self) {
+        for index in 0..self.neighbors.len() {
+            if self.neighbors[index].is_waited_for() {
+                while let Some(run) = self.neighbors[index].runs.first().copied() {
+                    self.drop_runs(index, run.piece);
+                    self.cancels.push((self.neighbors[index].id, run.piece));
+                }
+            }
+        }
     }
 
     /// A parent that serves us never waits for a request.

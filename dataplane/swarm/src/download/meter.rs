@@ -61,6 +61,27 @@ impl TimeMeter {
     }
 }
 
+/// How often something is so, smoothed over the last eight times.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Frequency {
+    /// 0 never, `ONE` always.
+    smoothed: u32,
+}
+
+impl Frequency {
+    const ONE: u32 = 1 << 16;
+
+    pub(super) const fn add(&mut self, is_so: bool) {
+        let sample = if is_so { Self::ONE } else { 0 };
+        self.smoothed = self.smoothed - self.smoothed / 8 + sample / 8;
+    }
+
+    /// More often than three times in four.
+    pub(super) const fn is_common(self) -> bool {
+        self.smoothed > Self::ONE / 4 * 3
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +101,18 @@ mod tests {
         assert_eq!(run(100, 1000), 1_000_000);
         let followed = run(1000, 3000);
         assert!((2_900_000..=3_000_000).contains(&followed), "{followed}");
+    }
+
+    #[test]
+    fn what_always_happens_becomes_common_and_stops_to_be() {
+        let mut frequency = Frequency::default();
+        let mut add = |times: u32, is_so: bool| {
+            (0..times).for_each(|_| frequency.add(is_so));
+            frequency.is_common()
+        };
+        assert!(!add(8, true));
+        assert!(add(8, true));
+        assert!(!add(4, false));
     }
 
     #[test]

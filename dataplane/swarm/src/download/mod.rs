@@ -25,7 +25,7 @@ pub use events::{DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutco
 
 use crate::DownloadConfig;
 use crate::rng::Rng;
-use meter::{RateMeter, TimeMeter};
+use meter::{Frequency, RateMeter, TimeMeter};
 use neighbor::{Neighbor, Serving};
 use origin::Origin;
 use pieces::Pieces;
@@ -48,6 +48,8 @@ pub struct Download {
     /// Time per block over all neighbors.
     service: TimeMeter,
     rate: RateMeter,
+    /// Of the grants, those that came without waiting in a queue.
+    idle_slots: Frequency,
     /// Neighbors that serve us.
     granted: usize,
     /// Places in queues that count (see `queued_max`).
@@ -87,6 +89,7 @@ impl Download {
             cancels: Vec::new(),
             service: TimeMeter::default(),
             rate: RateMeter::new(now),
+            idle_slots: Frequency::default(),
             granted: 0,
             queued: 0,
             needs_fill: false,
@@ -300,6 +303,7 @@ impl Download {
     fn note_completion(&mut self) {
         if !self.is_complete && self.pieces.have().len() == self.pieces.geometry().piece_count() {
             self.is_complete = true;
+            self.stop_fetches();
             self.outputs.push_back(DownloadOutput::Complete);
         }
     }

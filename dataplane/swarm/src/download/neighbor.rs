@@ -23,6 +23,8 @@ pub(super) struct Neighbor {
     /// Not asked before this: it let a request time out, or sent bad bytes.
     pub(super) rest_until: Instant,
     pub(super) timeouts: u32,
+    /// It said that others are before us.
+    pub(super) has_queue: bool,
     pub(super) bad_blocks: u32,
     /// It may have something that could be asked of it. Cleared when a search found nothing, so that nobody is
     /// searched again before something changed.
@@ -69,6 +71,7 @@ impl Neighbor {
             service: TimeMeter::default(),
             rest_until: Instant::ZERO,
             timeouts: 0,
+            has_queue: false,
             bad_blocks: 0,
             is_useful: false,
         }
@@ -108,12 +111,14 @@ impl Neighbor {
     }
 
     /// When the last of what is asked up to and including run `index` will be here, as far as one can tell.
-    pub(super) fn eta(&self, index: usize, now: Instant, others: TimeMeter, config: &DownloadConfig) -> Duration {
+    pub(super) fn eta(&self, index: usize, now: Instant, others: TimeMeter) -> Duration {
         let Serving::Now { block_at, .. } = self.serving else { return Duration::MAX };
         let blocks: u32 = self.runs.iter().take(index + 1).map(|run| run.blocks.count_ones()).sum();
         let silence = now.since(block_at);
-        // A neighbor that is late already will be at least as late again.
-        (self.service_time(others, config) * blocks).saturating_sub(silence).max(silence)
+        // A neighbor that is late already will be at least as late again; of one that nobody knows, that is all that
+        // can be said.
+        let service = self.service.smoothed().or(others.smoothed()).unwrap_or_default();
+        (service * blocks).saturating_sub(silence).max(silence)
     }
 
     /// When `blocks` more, asked for now, would be here.

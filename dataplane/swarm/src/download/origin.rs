@@ -254,6 +254,15 @@ impl Download {
         }
     }
 
+    /// Nothing is left to fetch.
+    pub(super) fn stop_fetches(&mut self) {
+        for fetch in self.origin.fetches.iter_mut().filter(|fetch| !fetch.is_stopped && fetch.upto < fetch.range.end())
+        {
+            fetch.is_stopped = true;
+            self.outputs.push_back(DownloadOutput::StopOrigin { lease: fetch.lease });
+        }
+    }
+
     pub(super) fn scheduler(&mut self, is_connected: bool) {
         if self.origin.is_connected == is_connected {
             return;

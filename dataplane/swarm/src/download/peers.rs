@@ -56,12 +56,28 @@ impl Download {
         let is_open = self.pieces.fresh().contains(piece) || self.pieces.find(piece).is_some_and(|it| it.open() != 0);
         if is_open {
             self.neighbors[index].is_useful = true;
+            if self.neighbors[index].is_waited_for() && self.pieces.availability(piece) == 1 {
+                self.wait_for_rarer(index);
+            }
             // A neighbor in whose queue we wait learns nothing from it; the others may be asked now.
             self.needs_fill |= match self.neighbors[index].serving {
                 Serving::Nothing => self.queued < self.config.queued_max,
                 Serving::Later { .. } => self.neighbors[index].runs.len() < self.config.runs_waiting,
                 Serving::Now { .. } => true,
             };
+        }
+    }
+
+    /// A neighbor in whose queue we wait has a piece that nobody else has: worth more than what we wait for there, if
+    /// others have that by now. The replacement takes the place before the old request is cancelled.
+    fn wait_for_rarer(&mut self, index: usize) {
+        let neighbor = &self.neighbors[index];
+        let common = neighbor.runs.iter().map(|run| run.piece).max_by_key(|piece| self.pieces.availability(*piece));
+        if let Some(common) = common.filter(|piece| self.pieces.availability(*piece) > 1)
+            && neighbor.runs.len() >= self.config.runs_waiting
+        {
+            self.drop_runs(index, common);
+            self.cancels.push((self.neighbors[index].id, common));
         }
     }
 
@@ -87,6 +103,7 @@ impl Download {
     /// Our requests wait there: after a grant, what it had not sent is anybody's again.
     pub(super) fn queued(&mut self, id: NeighborId) {
         let Some(index) = self.find(id) else { return };
+        self.neighbors[index].has_queue = true;
         if !self.neighbors[index].is_serving() {
             return;
         }
@@ -108,11 +125,14 @@ impl Download {
         let now = self.now;
         if let Serving::Now { blocks_left, heard, .. } = &mut self.neighbors[index].serving {
             (*blocks_left, *heard) = (blocks, now);
+            self.idle_slots.add(true);
             return;
         }
         if self.neighbors[index].runs.is_empty() {
             return;
         }
+        let has_queue = core::mem::take(&mut self.neighbors[index].has_queue);
+        self.idle_slots.add(!has_queue);
         self.resolve_contests(index);
         let runs = core::mem::take(&mut self.neighbors[index].runs);
         for run in &runs {
