@@ -721,3 +721,51 @@ fn catalog_grows_by_whole_segments() {
     let rig = Rig::open(dir.path(), StoreConfig { boot_id: BOOT, ..config(ROOMY) });
     assert_eq!(rig.store.list().count(), 4100);
 }
+
+#[test]
+fn files_go_only_after_their_slot_is_durably_gone() {
+    let dir = temp_dir();
+    let sample = sample(1, 5);
+    let mut rig = Rig::open(dir.path(), config(ROOMY));
+    drop(rig.sealed(&sample));
+    rig.give(Input::Remove { task: sample.task });
+    rig.ask_create(&sample, WriteMode::Buffered);
+    // Were the slot back after a power cut, it would promise the files of the next creation.
+    let mut order = Vec::new();
+    rig.settle_with(|op| {
+        order.push(match &op {
+            StoreOp::Sync { .. } => 's',
+            StoreOp::Unlink { .. } => 'u',
+            StoreOp::Close { .. } => 'c',
+            _ => 'o',
+        });
+        blocking::run(op)
+    });
+    let order: String = order.into_iter().filter(|kind| *kind != 'c').collect();
+    assert!(order.starts_with("suuuuoooo"), "{order}");
+}
+
+#[test]
+fn piece_mended_while_a_flush_runs_is_not_called_durable() {
+    let dir = temp_dir();
+    let sample = sample(1, 900 * KIB);
+    let mut rig = Rig::open(dir.path(), config(ROOMY));
+    let file = rig.create(&sample, WriteMode::Buffered).unwrap();
+    sample.pieces().for_each(|piece| sample.receive(&file, piece));
+    rig.give(Input::Flush { task: sample.task });
+    let mut is_mended = false;
+    rig.settle_with(|op| {
+        let is_sync = matches!(op, StoreOp::Sync { .. });
+        let result = blocking::run(op);
+        if is_sync && !is_mended {
+            is_mended = true;
+            file.clear_piece(PieceIndex(1));
+            sample.receive(&file, PieceIndex(1));
+        }
+        result
+    });
+    assert_eq!(file.durable().missing().collect::<Vec<_>>(), [PieceIndex(1)]);
+    rig.give(Input::Flush { task: sample.task });
+    rig.settle();
+    assert!(file.durable().is_full());
+}
