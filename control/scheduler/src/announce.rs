@@ -44,6 +44,7 @@ impl Cluster {
             return;
         }
         let Some(peer) = self.ensure_peer(host, task) else { return };
+        self.peers[peer].is_stale = false;
         self.note_settling(task, is_new);
         self.replace_leases(peer, &leases);
         if let Tracking::Each(pieces) = &mut self.tasks[task].pieces {

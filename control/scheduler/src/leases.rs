@@ -62,7 +62,7 @@ impl Cluster {
             self.refuse(host, id, RETRY_REFUSED, false);
         } else if cool_for > 0 {
             self.refuse(host, id, Duration::from_secs(cool_for), false);
-        } else if usize::from(wisher.leases) >= PARALLEL_MAX {
+        } else if wisher.is_stale || usize::from(wisher.leases) >= PARALLEL_MAX {
             self.refuse(host, id, RETRY_MIN, false);
         } else {
             // Keys of one task differ by their number; 2^32 asks later it starts again, long after these are gone.
@@ -241,6 +241,10 @@ impl Cluster {
         let share = self.origins[origin].window().map_or(FIRST_BYTES, |window| window / u64::from(PARALLEL_MIN));
         let left = u64::from(row.free_count()) * piece_bytes;
         let mut bytes = share.min(LEASE_BYTES_MAX).min(left / TAIL_PARTS);
+        let limit = self.config.origin_bytes_per_s;
+        if limit > 0 {
+            bytes = bytes.min(limit / u64::from(PARALLEL_MIN));
+        }
         if ask.bytes_per_s > 0 {
             bytes = bytes.min(bytes_in(ask.bytes_per_s, Duration::from_secs(1)));
         }
@@ -259,7 +263,11 @@ impl Cluster {
         } else {
             u32::try_from(arriving_bytes / u64::from(geometry.piece_bytes())).unwrap_or(u32::MAX)
         };
-        let (origin, is_fetched) = (self.tasks[task].origin, self.tasks[task].is_fetched());
+        let is_fetched = self.tasks[task].is_fetched();
+        // One that was replaced for its silence has lost its connection, and perhaps there is none left.
+        let connections_max = self.config.origin_connections_max;
+        let origin = self.tasks[task].origin.filter(|origin| self.origins[*origin].connections < connections_max);
+        let count = if origin.is_some() { count } else { 0 };
         let leased = match &mut self.tasks[task].pieces {
             Tracking::Each(pieces) => pieces.lease_run(0, count),
             Tracking::Whole => 0..0,

@@ -130,7 +130,6 @@ impl Cluster {
     /// has is dropped again then.
     pub(crate) fn ensure_peer(&mut self, host: Slot<Host>, task: Slot<Task>) -> Option<Slot<Peer>> {
         if let Some(peer) = self.hosts[host].peers.get(&task).copied() {
-            self.peers[peer].is_stale = false;
             return Some(peer);
         }
         if self.hosts[host].peers.len() >= self.config.limits.tasks_per_host_max {
@@ -163,6 +162,24 @@ impl Cluster {
         Some(peer)
     }
 
+    /// A new agent on a known host wants a task that an older one had: nothing of that counts any more. (Should it be
+    /// the older one after all, its answer to the report puts everything right.)
+    pub(crate) fn renew(&mut self, peer: Slot<Peer>) {
+        let (host, task) = (self.peers[peer].host, self.peers[peer].task);
+        self.forget_ask(peer);
+        for serial in self.leases_of(host, task) {
+            self.close_lease(serial, None);
+        }
+        let row = &mut self.peers[peer];
+        (row.is_stale, row.is_refused, row.have_count, row.failures) = (false, false, 0, 0);
+        let was_complete = core::mem::take(&mut row.is_complete);
+        self.forget_pieces(task, host, was_complete);
+    }
+
+    fn leases_of(&self, host: Slot<Host>, task: Slot<Task>) -> Vec<u64> {
+        self.tasks[task].leases.iter().filter(|lease| lease.holder == host).map(|lease| lease.serial).collect()
+    }
+
     pub(crate) fn start_running(&mut self, peer: Slot<Peer>) {
         let row = &mut self.peers[peer];
         if !row.is_complete && !row.is_running {
@@ -190,6 +207,7 @@ impl Cluster {
         self.stop_running(peer);
         let (host, task) = (self.peers[peer].host, self.peers[peer].task);
         let row = &mut self.peers[peer];
+        row.is_stale = false;
         row.have_count = self.tasks[task].geometry.piece_count();
         if row.is_complete {
             return;
@@ -232,9 +250,7 @@ impl Cluster {
         let origin = self.tasks[task].origin.map(|origin| self.origins[origin].id);
         self.forget_ask(peer);
         self.stop_running(peer);
-        let serials: Vec<u64> =
-            self.tasks[task].leases.iter().filter(|lease| lease.holder == host).map(|lease| lease.serial).collect();
-        for serial in serials {
+        for serial in self.leases_of(host, task) {
             self.close_lease(serial, None);
         }
         let others: Vec<Slot<Peer>> =

@@ -141,3 +141,16 @@ pub(crate) struct Round {
 
 /// How long a part of a round waits for its answers.
 pub(crate) const REPORT_WAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_and_task_together_cost_at_most_64_bytes() {
+        // The row, its place in the task's list, and its entry in the host's map (B-tree nodes are two thirds full).
+        let entry = size_of::<(Slot<Task>, Slot<Peer>)>() * 3 / 2;
+        let bytes = size_of::<Option<Peer>>() + size_of::<Slot<Peer>>() + entry;
+        assert!(bytes <= 64, "{bytes} bytes");
+    }
+}

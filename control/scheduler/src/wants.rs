@@ -205,6 +205,9 @@ impl Cluster {
             self.fail_want(host, want, busy("too many tasks on this host"), Some(Duration::from_secs(5)));
             return None;
         };
+        if self.peers[peer].is_stale {
+            self.renew(peer);
+        }
         self.start_running(peer);
         self.find_neighbors(peer);
         let neighbors: Vec<Neighbor> =
@@ -221,6 +224,7 @@ impl Cluster {
         };
         self.send(host, message);
         self.allow(peer);
+        self.clear_doubt(task);
         Some(peer)
     }
 

@@ -21,8 +21,10 @@ pub const UNIX_MS: u64 = 1_700_000_000_000;
 pub struct Agent {
     pub key: HostKey,
     pub is_connected: bool,
+    pub gone_at: Option<Instant>,
     pub tasks: BTreeMap<TaskId, PieceMap>,
     pub leases: Vec<(SignedLease, Instant)>,
+    /// Per task of which this stream has spoken: one that was reopened starts without.
     pub neighbors: BTreeMap<TaskId, BTreeSet<HostId>>,
     pub wants: BTreeMap<WantId, WantKey>,
     pub resolves: BTreeSet<WantId>,
@@ -128,7 +130,9 @@ impl World {
     fn expire(&mut self) {
         let now = self.now;
         for agent in self.agents.values_mut() {
-            agent.leases.retain(|(_, until)| *until > now);
+            // Whoever is cut off for longer than the grace may fetch what is leased to others: it stops in this world.
+            let is_cut_off = agent.gone_at.is_some_and(|at| at <= now);
+            agent.leases.retain(|(_, until)| *until > now && !is_cut_off);
         }
     }
 
@@ -150,6 +154,7 @@ impl World {
         let agent = self.agents.entry(id).or_insert_with(|| Agent {
             key,
             is_connected: true,
+            gone_at: None,
             tasks: BTreeMap::new(),
             leases: Vec::new(),
             neighbors: BTreeMap::new(),
@@ -158,6 +163,8 @@ impl World {
             heard: Vec::new(),
         });
         agent.is_connected = true;
+        agent.gone_at = None;
+        agent.neighbors.clear();
         self.input(Input::Join(info));
         id
     }
@@ -166,6 +173,16 @@ impl World {
     pub fn kill(&mut self, host: HostId) {
         self.agents.remove(&host);
         self.input(Input::Disconnected { host });
+    }
+
+    /// The stream breaks; the agent goes on with what it has.
+    pub fn break_stream(&mut self, host: HostId) {
+        let gone_at = self.now + Duration::from_secs(3);
+        if let Some(agent) = self.agents.get_mut(&host).filter(|agent| agent.is_connected) {
+            (agent.is_connected, agent.gone_at) = (false, Some(gone_at));
+            agent.resolves.clear();
+            self.input(Input::Disconnected { host });
+        }
     }
 
     pub fn leave(&mut self, host: HostId) {
@@ -266,6 +283,7 @@ impl World {
 
     pub fn announce(&mut self, host: HostId, number: u8) {
         if let Some(announcement) = self.announcement(host, number) {
+            self.agents.get_mut(&host).unwrap().neighbors.entry(task_of(number)).or_default();
             self.input(Input::Announce { host, announcement });
         }
     }
@@ -304,12 +322,13 @@ impl World {
                 agent.resolves.remove(&want);
             }
             ToHost::Neighbors { task, add, remove } => {
-                let known = agent.neighbors.entry(task).or_default();
+                let Some(known) = agent.neighbors.get_mut(&task) else { return };
                 known.extend(add.iter().map(|neighbor| neighbor.id));
                 for gone in remove {
                     known.remove(&gone);
                 }
             }
+            ToHost::Ban { host: banned } if banned == host => agent.is_connected = false,
             ToHost::Report { task } => self.announce(host, task.0[0]),
             _ => {}
         }
@@ -343,7 +362,9 @@ impl World {
                 for other in neighbors.iter().filter_map(|other| Some((other, self.agents.get(other)?))) {
                     let (other_id, other) = other;
                     let is_mutual = other.neighbors.get(task).is_some_and(|theirs| theirs.contains(id));
-                    assert!(!other.is_connected || is_mutual, "{other_id:?} does not know its neighbor {id:?}");
+                    // A host that came back announces itself, or is forgotten, a little later.
+                    let is_there = other.is_connected && other.neighbors.contains_key(task);
+                    assert!(!is_there || is_mutual, "{other_id:?} does not know its neighbor {id:?}");
                 }
             }
         }
