@@ -1,0 +1,185 @@
+//! Whoever asked for content on this host, and what it is told.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use hawker_proto::Root;
+use hawker_proto::resolve::{CanonicalUrl, Digest};
+use hawker_proto::url::Url;
+use tokio::sync::{mpsc, watch};
+
+use super::origin::OriginError;
+use super::origin::{hint, meaning};
+use crate::share::SharedTask;
+
+/// Events that wait for a caller.
+pub(crate) const CALLER_QUEUE_MAX: usize = 32;
+
+/// A caller's name for as long as it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CallerId(pub(crate) u64);
+
+/// The exit codes of the command line.
+pub(crate) mod code {
+    pub(crate) const OTHER: u32 = 1;
+    pub(crate) const USAGE: u32 = 2;
+    pub(crate) const ORIGIN_REFUSED: u32 = 3;
+    pub(crate) const DIGEST_MISMATCH: u32 = 4;
+    pub(crate) const DISK_FULL: u32 = 5;
+    pub(crate) const TIMEOUT: u32 = 6;
+}
+
+/// A checked request for content.
+#[derive(Clone)]
+pub(crate) struct GetRequest {
+    pub(crate) url: Url,
+    pub(crate) canonical: CanonicalUrl,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) is_credentialed: bool,
+    pub(crate) tag: String,
+    pub(crate) application: String,
+    pub(crate) digest: Option<Digest>,
+    pub(crate) limit_bytes_per_s: Option<u64>,
+}
+
+impl fmt::Debug for GetRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The query and the headers may hold credentials.
+        f.debug_struct("GetRequest").field("host", &self.url.authority()).finish_non_exhaustive()
+    }
+}
+
+impl GetRequest {
+    /// The request that a stored task stands for, without credentials: nothing is fetched by it unless somebody asks.
+    ///
+    /// # Errors
+    /// The URL on disk is none.
+    pub(crate) fn of_stored(url: &str) -> Result<Self, Failure> {
+        Self::parse(hawker_api::local::Get { url: url.to_owned(), ..Default::default() })
+    }
+
+    /// Checks what a caller asks for.
+    ///
+    /// # Errors
+    /// A URL or a digest that is none: the caller's fault.
+    pub(crate) fn parse(get: hawker_api::local::Get) -> Result<Self, Failure> {
+        let usage = |message: String| Failure { code: code::USAGE, message, hint: String::new() };
+        let url = Url::parse(&get.url).map_err(|error| usage(format!("this URL cannot be fetched: {error}")))?;
+        let (canonical, is_signed) =
+            CanonicalUrl::parse(&get.url).map_err(|error| usage(format!("this URL cannot be fetched: {error}")))?;
+        let headers: Vec<(String, String)> =
+            get.headers.into_iter().map(|header| (header.name, header.value)).collect();
+        let digest = match get.digest.as_str() {
+            "" => None,
+            text => {
+                let parsed = text.parse().map_err(|_| {
+                    usage(format!("digest `{text}` is none: write sha256: or blake3: and 64 hexadecimal digits"))
+                })?;
+                Some(parsed)
+            }
+        };
+        Ok(Self {
+            is_credentialed: is_signed || hawker_proto::resolve::is_credentialed(&headers),
+            url,
+            canonical,
+            headers,
+            tag: get.tag,
+            application: get.application,
+            digest,
+            limit_bytes_per_s: (get.limit_bytes_per_s > 0).then_some(get.limit_bytes_per_s),
+        })
+    }
+}
+
+/// What a caller is told.
+#[derive(Debug)]
+pub(crate) enum CallerEvent {
+    /// The content has a name and a place; pieces become readable from now on.
+    Opened(Opened),
+    /// The origin does not say how long it is; so many bytes are here.
+    Spooled { bytes: u64 },
+    /// All of it is here and sealed.
+    Done { root: Root },
+    /// It cannot be had.
+    Failed(Failure),
+}
+
+/// A task that a caller may read.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) task: Arc<SharedTask>,
+    /// Changes when pieces arrived.
+    pub(crate) changed: watch::Receiver<u64>,
+    pub(crate) neighbors: Arc<AtomicU32>,
+}
+
+/// Why a request failed, as a user reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The command's exit code.
+    pub(crate) code: u32,
+    /// What failed, with the value that failed; no secrets.
+    pub(crate) message: String,
+    /// What to do next.
+    pub(crate) hint: String,
+}
+
+impl Failure {
+    pub(crate) fn other(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: code::OTHER, message: message.into(), hint: hint.into() }
+    }
+
+    /// An origin that answered `status`, or nonsense when it is 0.
+    pub(crate) fn origin_status(host: &str, status: u16) -> Self {
+        let message = match status {
+            0 => format!("{host} sends answers that make no sense"),
+            status => format!("{host} answers {status}{}", meaning(status)),
+        };
+        Self { code: code::ORIGIN_REFUSED, message, hint: hint(status).to_owned() }
+    }
+
+    pub(crate) fn disk_full(message: impl Into<String>) -> Self {
+        let hint = "free some space, or give the agent another --data-dir".to_owned();
+        Self { code: code::DISK_FULL, message: message.into(), hint }
+    }
+}
+
+impl From<&OriginError> for Failure {
+    fn from(error: &OriginError) -> Self {
+        let message = error.to_string();
+        match error {
+            OriginError::Refused { status, .. } | OriginError::Busy { status, .. } => {
+                Self { code: code::ORIGIN_REFUSED, message, hint: hint(*status).to_owned() }
+            }
+            OriginError::Changed { .. } => {
+                Self { code: code::ORIGIN_REFUSED, message, hint: hint(412).to_owned() }
+            }
+            OriginError::Malformed { .. } | OriginError::TooManyRedirects | OriginError::InsecureRedirect { .. } => {
+                Self { code: code::ORIGIN_REFUSED, message, hint: hint(0).to_owned() }
+            }
+            OriginError::BadUrl(_) | OriginError::BadHeader(_) => {
+                Self { code: code::USAGE, message, hint: String::new() }
+            }
+            OriginError::Connect { .. } => Self::other(message, "check the host name, the network and the certificate"),
+            OriginError::Broken { .. } => Self::other(message, "run the command again: it goes on where it stopped"),
+            OriginError::Timeout { .. } => Self { code: code::TIMEOUT, message, hint: "try again later".to_owned() },
+            OriginError::Disk(error) if is_full(error) => Self::disk_full(message),
+            OriginError::Disk(_) => Self::other(message, "check the disk of the data directory"),
+        }
+    }
+}
+
+/// Whether the disk, or a quota on it, has no room.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+/// Tells a caller; one that does not listen any more is dropped by its session.
+pub(crate) fn tell(events: &mpsc::Sender<CallerEvent>, event: CallerEvent) {
+    // Room is kept for the few events that matter: only `Spooled` repeats, and it is not sent into a full queue.
+    let is_repeated = matches!(event, CallerEvent::Spooled { .. });
+    if !is_repeated || events.capacity() > CALLER_QUEUE_MAX / 2 {
+        let _ = events.try_send(event);
+    }
+}

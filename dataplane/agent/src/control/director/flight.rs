@@ -1,0 +1,446 @@
+//! From a URL to a task: store, scheduler, origin, in this order, once for all callers that ask the same.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hawker_proto::resolve::{ResolveKey, Version, resolve_key, task_id_of_version};
+use hawker_proto::{Geometry, TaskId};
+use hawker_scheduler::{Input, Neighbor, OriginId, ResolveFailure, WantId, WantKey};
+use hawker_storage::{TaskMeta, TaskState, TaskSummary};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::task::Running;
+use super::{Director, Internal, Outbox, Place};
+use crate::clock;
+use crate::control::caller::{CallerEvent, CallerId, Failure, GetRequest, tell};
+use crate::control::link::Side;
+use crate::control::origin::{Ask, Condition, OpenBody, OriginError, Resolution, Resolved, TaskLimit, resolve, spool};
+use crate::control::validators::ValidatorSet;
+
+/// How long a resolve answers for others, unless the origin says less or more.
+pub(super) const VALID: Duration = Duration::from_secs(10);
+/// An origin may say more, up to this: a wrong Cache-Control must not pin a host to old content for a day.
+const VALID_MAX: Duration = Duration::from_secs(300);
+/// The scheduler has this long at least; beyond it a get goes to the origin by itself.
+const PATIENCE_MIN: Duration = Duration::from_millis(50);
+/// ... and so many round trips.
+const PATIENCE_ROUND_TRIPS: u32 = 4;
+/// ... but never longer than this.
+const PATIENCE_MAX: Duration = Duration::from_secs(2);
+/// How often a resolver says that it is still at it.
+const RESOLVING_EVERY: Duration = Duration::from_secs(1);
+/// Most that somebody else's resolve is waited for before this host resolves for itself.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A resolve under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) key: ResolveKey,
+    /// Of the first caller: its credentials are used.
+    pub(super) request: GetRequest,
+    pub(super) callers: Vec<CallerId>,
+    pub(super) stage: Stage,
+    /// The sealed task that the store has under the key, no longer fresh.
+    stored: Option<Box<(TaskSummary, TaskMeta)>>,
+    /// When the want was sent last: for the round trip.
+    asked_at: Option<Instant>,
+    began: Instant,
+    /// The scheduler made this host the resolver: it waits for Resolved or ResolveFailed.
+    pub(super) is_asked: bool,
+    said_resolving: Instant,
+    /// What the scheduler named, perhaps after this host had begun by itself.
+    pub(super) ready: Option<(TaskId, Vec<Neighbor>)>,
+    /// The origin accepted the first caller's credentials.
+    pub(super) is_proven: bool,
+    pub(super) parked: Option<OpenBody>,
+    pub(super) limit: TaskLimit,
+    work: Option<AbortHandle>,
+}
+
+/// How far a flight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Asking the store.
+    Finding,
+    /// Asking the scheduler; at the instant, patience ends.
+    Wanting(Instant),
+    /// The scheduler said that another host resolves; at the instant, ask again.
+    Waiting(Instant),
+    /// Asking the origin.
+    Resolving,
+    /// The origin checks our credentials for content that another host resolved.
+    Checking,
+    /// A body of unknown length arrives.
+    Spooling,
+    /// The store makes room.
+    Opening,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(work) = &self.work {
+            work.abort();
+        }
+    }
+}
+
+impl Flight {
+    /// Goes on to `stage`, which `work` will end.
+    pub(super) fn begin_work(&mut self, stage: Stage, work: AbortHandle) {
+        self.stage = stage;
+        self.work = Some(work);
+    }
+}
+
+/// What is known of a task and needed as long as it is here.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    pub(super) task: TaskId,
+    pub(super) geometry: Geometry,
+    pub(super) key: ResolveKey,
+    pub(super) validators: ValidatorSet,
+    /// Until when others may have it without a new resolve.
+    pub(super) valid_until: Instant,
+    pub(super) is_shared: bool,
+    pub(super) has_ranges: bool,
+    pub(super) is_credentialed: bool,
+    pub(super) direct: Option<SocketAddr>,
+    /// Canonical, without credentials.
+    pub(super) url: String,
+    /// The origin gave nothing to tell versions by.
+    pub(super) is_unversioned: bool,
+}
+
+impl About {
+    pub(super) fn meta(&self) -> TaskMeta {
+        let is_reusable = self.is_shared && !self.is_unversioned;
+        TaskMeta {
+            url: self.url.clone(),
+            resolve_key: self.key.0,
+            etag: self.validators.etag.clone(),
+            last_modified: self.validators.last_modified.clone(),
+            media_type: self.validators.media_type.clone(),
+            digest: None,
+            is_credentialed: self.is_credentialed,
+            resolved_unix_ms: if is_reusable { clock::unix_ms() } else { 0 },
+        }
+    }
+
+    pub(super) fn from_meta(task: TaskId, geometry: Geometry, meta: &TaskMeta, is_fresh: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            task,
+            geometry,
+            key: ResolveKey(meta.resolve_key),
+            validators: validators_of(meta),
+            valid_until: if is_fresh { now + VALID } else { now },
+            is_shared: meta.resolved_unix_ms > 0,
+            has_ranges: true,
+            is_credentialed: meta.is_credentialed,
+            direct: None,
+            url: meta.url.clone(),
+            is_unversioned: meta.etag.is_none() && meta.last_modified.is_none(),
+        }
+    }
+}
+
+pub(super) fn validators_of(meta: &TaskMeta) -> ValidatorSet {
+    ValidatorSet {
+        etag: meta.etag.clone(),
+        last_modified: meta.last_modified.clone(),
+        media_type: meta.media_type.clone(),
+    }
+}
+
+impl Director {
+    /// Puts a caller where its content is, or is being looked for.
+    pub(super) async fn place(&mut self, id: CallerId) {
+        let Some(caller) = self.callers.get_mut(&id) else { return };
+        let request = &caller.request;
+        let key = resolve_key(
+            self.parts.cluster_key.as_ref(),
+            &request.canonical,
+            &request.tag,
+            &request.application,
+            &request.headers,
+        );
+        if let Some(want) = self.flights_by_key.get(&key).copied()
+            && let Some(flight) = self.flights.get_mut(&want)
+        {
+            flight.callers.push(id);
+            caller.place = Place::Flight(want);
+            return;
+        }
+        let joinable = self.tasks_by_key.get(&key).copied();
+        if let Some(task) = joinable.filter(|task| self.tasks.get(task).is_some_and(Running::is_joinable)) {
+            self.attach(id, task).await;
+            return;
+        }
+        let request = caller.request.clone();
+        self.begin_flight(id, key, request);
+    }
+
+    fn begin_flight(&mut self, caller: CallerId, key: ResolveKey, request: GetRequest) {
+        let want = WantId(self.next_want);
+        self.next_want += 1;
+        if let Some(caller) = self.callers.get_mut(&caller) {
+            caller.place = Place::Flight(want);
+        }
+        let limit = TaskLimit::default();
+        limit.set(request.limit_bytes_per_s);
+        let is_proven = !request.is_credentialed;
+        let now = Instant::now();
+        let mut flight = Flight {
+            key,
+            request,
+            callers: vec![caller],
+            stage: Stage::Finding,
+            stored: None,
+            asked_at: None,
+            began: now,
+            is_asked: false,
+            said_resolving: now,
+            ready: None,
+            is_proven,
+            parked: None,
+            limit,
+            work: None,
+        };
+        let keeper = self.keeper.clone();
+        flight.work =
+            Some(self.spawn(async move {
+                Internal::Found { want, found: keeper.find_resolved(key.0).await.map(Box::new) }
+            }));
+        self.flights_by_key.insert(key, want);
+        self.flights.insert(want, flight);
+    }
+
+    pub(super) async fn on_found(&mut self, want: WantId, found: Option<(TaskSummary, TaskMeta)>) {
+        // A session that opened meanwhile has already asked the scheduler.
+        let Some(flight) = self.flights.get_mut(&want).filter(|flight| flight.stage == Stage::Finding) else { return };
+        let sealed = found.filter(|(summary, _)| summary.state == TaskState::Sealed);
+        if let Some((summary, meta)) = sealed {
+            let age_ms = clock::unix_ms().saturating_sub(meta.resolved_unix_ms);
+            if Duration::from_millis(age_ms) < VALID {
+                let about = About::from_meta(summary.task, summary.geometry, &meta, true);
+                self.open(want, about).await;
+                return;
+            }
+            flight.stored = Some(Box::new((summary, meta)));
+        }
+        self.want(want);
+    }
+
+    /// Asks the scheduler; without one, the origin.
+    pub(super) fn want(&mut self, want: WantId) {
+        if !self.is_connected() {
+            return self.resolve(want);
+        }
+        let patience = self.patience();
+        let Some(flight) = self.flights.get_mut(&want) else { return };
+        let origin = Some(OriginId(flight.request.url.origin_hash()));
+        let input = Input::Want { host: self.parts.host, want, key: WantKey::Resolve(flight.key), origin };
+        if matches!(flight.stage, Stage::Finding | Stage::Waiting(_)) {
+            flight.stage = Stage::Wanting(Instant::now() + patience);
+        }
+        flight.asked_at = Some(Instant::now());
+        if !self.say(Side::Cluster, input) {
+            self.resolve(want);
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let facts = self.parts.cluster.as_ref().map(Outbox::facts);
+        let round_trip = facts.and_then(|facts| facts.round_trip()).unwrap_or_default();
+        (round_trip * PATIENCE_ROUND_TRIPS).clamp(PATIENCE_MIN, PATIENCE_MAX)
+    }
+
+    /// The scheduler answered this flight: how long that took is how long others may take.
+    pub(super) fn measure(&mut self, want: WantId) {
+        let asked = self.flights.get_mut(&want).and_then(|flight| flight.asked_at.take());
+        if let (Some(asked), Some(cluster)) = (asked, &self.parts.cluster) {
+            cluster.facts().measured(asked.elapsed());
+        }
+    }
+
+    /// Asks the origin.
+    pub(super) fn resolve(&mut self, want: WantId) {
+        let Some(flight) = self.flights.get(&want) else { return };
+        if !matches!(flight.stage, Stage::Finding | Stage::Wanting(_) | Stage::Waiting(_)) {
+            return;
+        }
+        let condition = match flight.stored.as_deref() {
+            Some((_, meta)) if !validators_of(meta).is_empty() => {
+                Condition::Newer { etag: meta.etag.clone(), last_modified: meta.last_modified.clone() }
+            }
+            _ => Condition::Any,
+        };
+        let request = &flight.request;
+        let ask = Ask { url: request.url.clone(), headers: request.headers.clone(), range: None, condition };
+        let client = self.parts.client.clone();
+        let mut nonce = [0; 16];
+        let work = self.spawn(async move {
+            let result = match getrandom::fill(&mut nonce) {
+                Ok(()) => resolve(&client, ask, nonce).await,
+                Err(error) => Err(OriginError::Disk(std::io::Error::other(error.to_string()))),
+            };
+            Internal::Resolved { want, result }
+        });
+        if let Some(flight) = self.flights.get_mut(&want) {
+            flight.stage = Stage::Resolving;
+            flight.work = Some(work);
+        }
+    }
+
+    pub(super) async fn on_resolved(&mut self, want: WantId, result: Result<Resolution, OriginError>) {
+        let Some(flight) = self.flights.get_mut(&want) else { return };
+        flight.is_proven = true;
+        match result {
+            Ok(Resolution::Fresh(resolved)) => self.on_fresh(want, *resolved).await,
+            Ok(Resolution::NotModified) => {
+                let Some(stored) = flight.stored.take() else { return };
+                let (summary, mut meta) = *stored;
+                meta.resolved_unix_ms = clock::unix_ms();
+                let about = About::from_meta(summary.task, summary.geometry, &meta, true);
+                self.keeper.set_meta(summary.task, meta).await;
+                self.open(want, about).await;
+            }
+            Err(error) => self.fail_flight(want, &error),
+        }
+    }
+
+    async fn on_fresh(&mut self, want: WantId, resolved: Resolved) {
+        let Some(flight) = self.flights.get_mut(&want) else { return };
+        let version = &resolved.version;
+        let task = task_id_of_version(resolved.length, flight.key, version);
+        let geometry = match resolved.length {
+            Some(length) => Geometry::of_length(length),
+            // Replaced when the length is known.
+            None => Geometry::of_stream(0),
+        };
+        let host = flight.request.url.authority();
+        let Some(geometry) = geometry else {
+            let error = OriginError::Malformed { host, reason: "the content is longer than 256 TiB".to_owned() };
+            return self.fail_flight(want, &error);
+        };
+        let valid = resolved.max_age.map_or(VALID, |age| age.clamp(VALID, VALID_MAX));
+        let about = About {
+            task,
+            geometry,
+            key: flight.key,
+            valid_until: Instant::now() + valid,
+            is_shared: resolved.is_shared,
+            has_ranges: resolved.is_range_ok,
+            is_credentialed: flight.request.is_credentialed,
+            direct: resolved.direct,
+            url: flight.request.canonical.as_str().to_owned(),
+            is_unversioned: matches!(version, Version::Nonce(_)),
+            validators: resolved.validators(),
+        };
+        if resolved.length.is_some() {
+            flight.parked = Some(resolved.body);
+            self.open(want, about).await;
+        } else {
+            self.spool_body(want, about, resolved.body);
+        }
+    }
+
+    fn spool_body(&mut self, want: WantId, about: About, body: OpenBody) {
+        let Some(flight) = self.flights.get(&want) else { return };
+        let (keeper, source, limit) = (self.keeper.clone(), self.parts.blocks.clone(), flight.limit.clone());
+        let internal = self.internal.clone();
+        let work = self.spawn(async move {
+            // A full queue only makes progress coarser.
+            let tell = |bytes| drop(internal.try_send(Internal::Spooling { want, bytes }));
+            let result = spool(&keeper, &source, body, &limit, tell).await;
+            Internal::Spooled { want, about: Box::new(about), result }
+        });
+        if let Some(flight) = self.flights.get_mut(&want) {
+            flight.stage = Stage::Spooling;
+            flight.work = Some(work);
+        }
+    }
+
+    pub(super) fn on_spooling(&mut self, want: WantId, bytes: u64) {
+        let Some(flight) = self.flights.get(&want) else { return };
+        for caller in flight.callers.iter().filter_map(|id| self.callers.get(id)) {
+            tell(&caller.events, CallerEvent::Spooled { bytes });
+        }
+    }
+
+    /// A caller went away; the last one takes the flight with it.
+    pub(super) fn leave_flight(&mut self, want: WantId, caller: CallerId) {
+        let Some(flight) = self.flights.get_mut(&want) else { return };
+        flight.callers.retain(|id| *id != caller);
+        if flight.callers.is_empty() {
+            self.end_flight(want, false, 0, "nobody waits any longer");
+        }
+    }
+
+    /// Ends a flight because of what its origin said.
+    pub(super) fn fail_flight(&mut self, want: WantId, error: &OriginError) {
+        let Some(flight) = self.flights.get(&want) else { return };
+        let host = flight.request.url.authority();
+        tracing::info!(%host, key = %hawker_proto::TaskId(flight.key.0).short(), %error, "resolve failed");
+        // Credentials are part of the key, so a refusal holds for everybody who asks with it.
+        let is_final = matches!(error, OriginError::Refused { .. });
+        self.drop_flight(want, &Failure::from(error), is_final, error.status());
+    }
+
+    pub(super) fn drop_flight(&mut self, want: WantId, failure: &Failure, is_final: bool, status: u16) {
+        let callers = self.flights.get(&want).map(|flight| flight.callers.clone()).unwrap_or_default();
+        for caller in callers {
+            self.fail_caller(caller, failure);
+        }
+        self.end_flight(want, is_final, status, &failure.message);
+    }
+
+    fn end_flight(&mut self, want: WantId, is_final: bool, status: u16, text: &str) {
+        let Some(flight) = self.flights.remove(&want) else { return };
+        self.flights_by_key.remove(&flight.key);
+        if flight.is_asked {
+            let failure = ResolveFailure { is_final, status, text: text.to_owned() };
+            self.say(Side::Cluster, Input::ResolveFailed { host: self.parts.host, want, failure });
+        }
+    }
+
+    /// The soonest that a flight's patience ends.
+    pub(super) fn next_due(&self) -> Instant {
+        let dues = self.flights.values().filter_map(|flight| match flight.stage {
+            Stage::Wanting(at) | Stage::Waiting(at) => Some(at),
+            _ => None,
+        });
+        dues.min().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+    }
+
+    pub(super) async fn on_due(&mut self) {
+        let now = Instant::now();
+        let due = |stage| matches!(stage, Stage::Wanting(at) | Stage::Waiting(at) if at <= now);
+        let wants: Vec<WantId> =
+            self.flights.iter().filter(|(_, flight)| due(flight.stage)).map(|(want, _)| *want).collect();
+        for want in wants {
+            let Some(flight) = self.flights.get(&want) else { continue };
+            let is_wait_over = flight.began.elapsed() >= WAIT_MAX;
+            match flight.stage {
+                Stage::Waiting(_) if !is_wait_over => self.want(want),
+                // Silence: the get must not wait for a scheduler that is away.
+                _ => self.resolve(want),
+            }
+        }
+    }
+
+    /// A resolver that is slow says so, or another host is asked.
+    pub(super) fn tick_flights(&mut self) {
+        let mut slow = Vec::new();
+        for (want, flight) in &mut self.flights {
+            if flight.is_asked && flight.said_resolving.elapsed() >= RESOLVING_EVERY {
+                flight.said_resolving = Instant::now();
+                slow.push(*want);
+            }
+        }
+        for want in slow {
+            self.say(Side::Cluster, Input::Resolving { host: self.parts.host, want });
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Tasks that are open here: their callers, their download, and what is left of them afterwards.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hawker_proto::hash::{Root, root_of_bytes};
+use hawker_proto::resolve::Digest;
+use hawker_proto::trust::SignedLease;
+use hawker_proto::{HostId, TaskId};
+use hawker_scheduler::{Input, Neighbor};
+use hawker_storage::SealError;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::flight::About;
+use super::{ACTIVE_DOWNLOADS_MAX, Director, IDLE_SHARED_MAX, Internal, limit_of};
+use crate::control::caller::{CallerEvent, CallerId, Failure, GetRequest, Opened, code, tell};
+use crate::control::link::Side;
+use crate::control::origin::{OpenBody, TaskLimit};
+use crate::seam::{OriginSpec, ShardCommand};
+use crate::share::SharedTask;
+
+/// How long a download goes on when its last caller is gone: a command that is run again finds it running.
+const GRACE: Duration = Duration::from_secs(2);
+/// A resolve's open body is kept so long for the lease that will read it.
+const PARKED_MAX: Duration = Duration::from_secs(5);
+/// A download that depends on a scheduler that is away helps itself after this long without a byte.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// A lone download whose origin fails is given up after this long without a byte ...
+const ORIGIN_PATIENCE: Duration = Duration::from_secs(30);
+/// ... and so many failed fetches.
+const ORIGIN_FAILURES_MAX: u32 = 3;
+
+/// A task that is open here.
+#[derive(Debug)]
+pub(super) struct Running {
+    shared: Arc<SharedTask>,
+    pub(super) about: About,
+    pub(super) state: State,
+    /// Whose leases it runs under.
+    pub(super) side: Side,
+    callers: HashSet<CallerId>,
+    changed: watch::Sender<u64>,
+    neighbor_count: Arc<AtomicU32>,
+    pub(super) neighbors: HashSet<HostId>,
+    /// Whoever began it lends URL and headers for fetches from the origin.
+    pub(super) request: GetRequest,
+    pub(super) limit: TaskLimit,
+    parked: Option<(OpenBody, Instant)>,
+    pub(super) leases: HashMap<u64, Held>,
+    /// Fetches that run in control; dropping the sender stops one.
+    pub(super) jobs: HashMap<u64, oneshot::Sender<()>>,
+    /// The last caller left then.
+    abandoned_at: Option<Instant>,
+    pub(super) advanced_at: Instant,
+    pub(super) failures: u32,
+    pub(super) last_failure: Option<Failure>,
+    pub(super) used_at: Instant,
+    /// Bytes at the last progress report, and the rate since the one before.
+    pub(super) bytes_reported: u64,
+    pub(super) bytes_per_s: u64,
+}
+
+/// A lease that is being fetched.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) lease: SignedLease,
+    pub(super) expires: Instant,
+    pub(super) upto: u64,
+}
+
+/// What becomes of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Just opened, or nobody fetches it: some pieces may be here.
+    Idle,
+    /// Waits for other downloads to end.
+    Queued,
+    /// A shard fetches it.
+    Downloading,
+    /// All is here; the store makes it durable.
+    Sealing,
+    /// Whole and durable.
+    Sealed(Root),
+}
+
+impl Running {
+    pub(super) fn new(
+        shared: Arc<SharedTask>,
+        about: About,
+        side: Side,
+        request: &GetRequest,
+        parked: Option<OpenBody>,
+    ) -> Self {
+        let now = Instant::now();
+        let bytes_reported = shared.file().bytes_received();
+        Self {
+            state: shared.file().root().filter(|_| shared.file().is_sealed()).map_or(State::Idle, State::Sealed),
+            shared,
+            about,
+            side,
+            callers: HashSet::new(),
+            changed: watch::Sender::new(0),
+            neighbor_count: Arc::default(),
+            neighbors: HashSet::new(),
+            request: request.clone(),
+            limit: TaskLimit::default(),
+            parked: parked.map(|body| (body, now)),
+            leases: HashMap::new(),
+            jobs: HashMap::new(),
+            abandoned_at: None,
+            advanced_at: now,
+            failures: 0,
+            last_failure: None,
+            used_at: now,
+            bytes_reported,
+            bytes_per_s: 0,
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<SharedTask> {
+        &self.shared
+    }
+
+    /// Whether a new caller may have it without a new resolve.
+    pub(super) fn is_joinable(&self) -> bool {
+        let is_fresh = self.about.valid_until > Instant::now();
+        self.about.is_shared && (is_fresh || self.is_active())
+    }
+
+    /// Whether bytes are on their way, or will be.
+    pub(super) fn is_active(&self) -> bool {
+        matches!(self.state, State::Queued | State::Downloading | State::Sealing)
+    }
+
+    pub(super) fn has_callers(&self) -> bool {
+        !self.callers.is_empty()
+    }
+
+    /// A new resolve led here again.
+    pub(super) fn refresh(&mut self, about: &About) {
+        self.about = about.clone();
+    }
+
+    /// A new flight brings a newer request and perhaps an open body; neither replaces what is in use.
+    pub(super) fn offer(&mut self, request: &GetRequest, parked: Option<OpenBody>) {
+        if !self.is_active() {
+            self.request = request.clone();
+            self.parked = parked.map(|body| (body, Instant::now()));
+        }
+    }
+
+    pub(super) fn add_caller(&mut self, caller: CallerId) {
+        self.callers.insert(caller);
+        self.abandoned_at = None;
+        self.used_at = Instant::now();
+    }
+
+    pub(super) fn take_parked(&mut self) -> Option<OpenBody> {
+        self.parked.take().map(|(body, _)| body)
+    }
+
+    /// Pieces arrived.
+    pub(super) fn advance(&mut self) {
+        self.advanced_at = Instant::now();
+        self.failures = 0;
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn set_neighbors(&mut self, add: &[Neighbor], remove: &[HostId]) {
+        for host in remove {
+            self.neighbors.remove(host);
+        }
+        self.neighbors.extend(add.iter().map(|neighbor| neighbor.id));
+        let count = u32::try_from(self.neighbors.len()).unwrap_or(u32::MAX);
+        self.neighbor_count.store(count, Ordering::Relaxed);
+    }
+
+    /// What fetches from the origin need.
+    pub(super) fn origin_spec(&self) -> OriginSpec {
+        OriginSpec {
+            url: self.request.url.to_string(),
+            headers: self.request.headers.clone(),
+            validator: self.about.validators.pin(),
+            is_range_ok: self.about.has_ranges,
+            direct: self.about.direct,
+        }
+    }
+}
+
+impl Director {
+    /// Lets every shard serve the task.
+    pub(super) async fn share(&self, task: TaskId) {
+        let Some(running) = self.tasks.get(&task) else { return };
+        self.tell_all(|| ShardCommand::Share { task: Arc::clone(running.shared()) }).await;
+    }
+
+    /// Sees to it that what a task lacks is fetched.
+    pub(super) async fn begin(&mut self, task: TaskId, side: Side) {
+        let active = self.tasks.values().filter(|task| task.state == State::Downloading).count();
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        match running.state {
+            State::Sealed(_) => {
+                if side == Side::Cluster {
+                    running.side = side;
+                    self.announce(task);
+                }
+            }
+            State::Idle if running.about.geometry.piece_count() == 0 => {
+                running.state = State::Sealing;
+                self.seal(task, root_of_bytes(&[]));
+            }
+            State::Idle if active >= ACTIVE_DOWNLOADS_MAX => {
+                running.side = side;
+                running.state = State::Queued;
+                self.queue.push_back(task);
+            }
+            State::Idle => {
+                running.side = side;
+                self.start(task).await;
+            }
+            State::Downloading | State::Queued if side != running.side && side == Side::Cluster => {
+                self.join_cluster(task).await;
+            }
+            State::Downloading | State::Queued | State::Sealing => {}
+        }
+    }
+
+    async fn start(&mut self, task: TaskId) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        running.state = State::Downloading;
+        running.advanced_at = Instant::now();
+        let is_alone = running.side == Side::Own;
+        let command = ShardCommand::StartDownload {
+            task: Arc::clone(running.shared()),
+            origin: Some(running.origin_spec()),
+            is_alone,
+        };
+        let is_news = is_alone || !running.shared().announceable().is_empty();
+        // Before the first lease is asked for. The cluster's scheduler made this host a peer when the task was
+        // resolved; it must hear only of what is here from before.
+        if is_news {
+            self.announce(task);
+        }
+        self.tell_shard(task, command).await;
+        self.update_limit(task).await;
+        self.deliver_early(task).await;
+    }
+
+    /// Starts what waits while there is room.
+    async fn start_queued(&mut self) {
+        while self.tasks.values().filter(|task| task.state == State::Downloading).count() < ACTIVE_DOWNLOADS_MAX {
+            let Some(task) = self.queue.pop_front() else { return };
+            if self.tasks.get(&task).is_some_and(|running| running.state == State::Queued) {
+                self.start(task).await;
+            }
+        }
+    }
+
+    /// Tells a caller that its content is there, and how far it is.
+    pub(super) async fn welcome(&mut self, id: CallerId, task: TaskId) {
+        let (Some(caller), Some(running)) = (self.callers.get(&id), self.tasks.get(&task)) else { return };
+        let opened = Opened {
+            task: Arc::clone(running.shared()),
+            changed: running.changed.subscribe(),
+            neighbors: Arc::clone(&running.neighbor_count),
+        };
+        self.cache_bytes += running.shared().file().bytes_received();
+        tell(&caller.events, CallerEvent::Opened(opened));
+        if let State::Sealed(root) = running.state {
+            self.finish_caller(id, task, root);
+        }
+        self.update_limit(task).await;
+    }
+
+    fn finish_caller(&mut self, id: CallerId, task: TaskId, root: Root) {
+        let Some(caller) = self.callers.get(&id).filter(|caller| caller.is_proven) else { return };
+        let event = match caller.request.digest {
+            Some(digest @ Digest::Blake3(expected)) if expected != root.0 => CallerEvent::Failed(Failure {
+                code: code::DIGEST_MISMATCH,
+                message: format!("the content is blake3:{root}, not {digest}"),
+                hint: "the origin serves something else than you expect: check the URL and the digest".to_owned(),
+            }),
+            _ => CallerEvent::Done { root },
+        };
+        tell(&caller.events, event);
+        self.callers.remove(&id);
+        if let Some(running) = self.tasks.get_mut(&task) {
+            running.callers.remove(&id);
+        }
+    }
+
+    pub(super) async fn leave_task(&mut self, task: TaskId, caller: CallerId) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        running.callers.remove(&caller);
+        if running.callers.is_empty() {
+            running.abandoned_at = Some(Instant::now());
+        }
+        self.update_limit(task).await;
+    }
+
+    async fn update_limit(&self, task: TaskId) {
+        let Some(running) = self.tasks.get(&task) else { return };
+        let requests = running.callers.iter().filter_map(|id| self.callers.get(id));
+        let limit = limit_of(requests.map(|caller| caller.request.limit_bytes_per_s));
+        if running.limit.set(limit) && running.state == State::Downloading {
+            self.tell_shard(task, ShardCommand::Limit { task, bucket: running.limit.bucket() }).await;
+        }
+    }
+
+    /// Every piece is here.
+    pub(super) fn on_complete(&mut self, task: TaskId, root: Root) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        if matches!(running.state, State::Sealing | State::Sealed(_)) {
+            return;
+        }
+        running.state = State::Sealing;
+        running.advance();
+        running.jobs.clear();
+        running.parked = None;
+        self.seal(task, root);
+    }
+
+    fn seal(&self, task: TaskId, root: Root) {
+        let keeper = self.keeper.clone();
+        self.spawn(async move { Internal::Sealed { task, root, result: keeper.seal(task, root).await } });
+    }
+
+    pub(super) async fn on_sealed(&mut self, task: TaskId, root: Root, result: Result<(), SealError>) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        if let Err(error) = result {
+            let is_full = matches!(&error, SealError::Disk(io) if crate::control::caller::is_full(io));
+            let message = format!("the content could not be kept: {error}");
+            let failure =
+                if is_full { Failure::disk_full(message) } else { Failure::other(message, "run the command again") };
+            return self.fail_task(task, &failure).await;
+        }
+        running.state = State::Sealed(root);
+        running.leases.clear();
+        let side = running.side;
+        running.changed.send_modify(|count| *count += 1);
+        tracing::info!(task = %task.short(), bytes = running.about.geometry.length(), "task is whole");
+        let host = self.parts.host;
+        self.say(side, if side == Side::Own { Input::Left { host, task } } else { Input::Finished { host, task } });
+        let callers: Vec<CallerId> =
+            self.tasks.get(&task).map(|task| task.callers.iter().copied().collect()).unwrap_or_default();
+        for caller in callers {
+            self.finish_caller(caller, task, root);
+        }
+        self.start_queued().await;
+    }
+
+    /// The download cannot go on: its callers hear why; what is here stays for the next try.
+    pub(super) async fn fail_task(&mut self, task: TaskId, failure: &Failure) {
+        let callers: Vec<CallerId> =
+            self.tasks.get(&task).map(|task| task.callers.iter().copied().collect()).unwrap_or_default();
+        tracing::info!(task = %task.short(), reason = %failure.message, "download failed");
+        for caller in callers {
+            self.fail_caller(caller, failure);
+        }
+        self.stop(task).await;
+    }
+
+    /// Ends a download, keeping its pieces.
+    async fn stop(&mut self, task: TaskId) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        let was_active = running.is_active();
+        running.state = State::Idle;
+        running.callers.clear();
+        running.abandoned_at = None;
+        running.jobs.clear();
+        running.parked = None;
+        running.leases.clear();
+        running.failures = 0;
+        let side = running.side;
+        // The next flight resolves anew: whatever failed may have changed.
+        running.about.valid_until = Instant::now();
+        if !was_active {
+            return;
+        }
+        self.tell_shard(task, ShardCommand::StopDownload { task }).await;
+        if side == Side::Own {
+            self.say(Side::Own, Input::Left { host: self.parts.host, task });
+        } else {
+            self.announce(task);
+        }
+        self.start_queued().await;
+    }
+
+    /// The store has the task no more.
+    pub(super) async fn on_dropped(&mut self, task: TaskId, reason: &str) {
+        if let Some(cluster) = &self.parts.cluster {
+            cluster.send(Input::Left { host: self.parts.host, task });
+        }
+        let Some(running) = self.tasks.get(&task) else { return };
+        if running.is_active() || running.has_callers() {
+            let failure =
+                Failure::other(format!("the content was lost: {reason}"), "check the disk of the data directory");
+            self.fail_task(task, &failure).await;
+        }
+        self.forget(task).await;
+    }
+
+    /// Closes a task that nobody uses.
+    pub(super) async fn forget(&mut self, task: TaskId) {
+        let Some(running) = self.tasks.remove(&task) else { return };
+        if self.tasks_by_key.get(&running.about.key) == Some(&task) {
+            self.tasks_by_key.remove(&running.about.key);
+        }
+        self.tell_all(|| ShardCommand::Unshare { task }).await;
+    }
+
+    /// Keeps the number of tasks that are open for nobody within bounds.
+    pub(super) async fn forget_idle(&mut self) {
+        let idle = |running: &Running| !running.is_active() && !running.has_callers();
+        while self.tasks.values().filter(|running| idle(running)).count() > IDLE_SHARED_MAX {
+            let oldest =
+                self.tasks.iter().filter(|(_, running)| idle(running)).min_by_key(|(_, running)| running.used_at);
+            let Some((task, _)) = oldest.map(|(task, running)| (*task, running)) else { return };
+            self.forget(task).await;
+        }
+    }
+
+    /// What is due by time: abandoned downloads, bodies nobody read, leases that expired, schedulers that stay away.
+    pub(super) async fn tick_tasks(&mut self) {
+        let now = Instant::now();
+        let is_away = self.parts.cluster.is_some() && !self.is_connected();
+        let (mut abandoned, mut stuck, mut hopeless) = (Vec::new(), Vec::new(), Vec::new());
+        for (task, running) in &mut self.tasks {
+            running.parked.take_if(|(_, since)| now.duration_since(*since) > PARKED_MAX);
+            for (serial, held) in &running.leases {
+                if held.expires <= now {
+                    running.jobs.remove(serial);
+                }
+            }
+            let is_fetched = matches!(running.state, State::Queued | State::Downloading);
+            if is_fetched && running.abandoned_at.is_some_and(|at| now.duration_since(at) >= GRACE) {
+                abandoned.push(*task);
+            }
+            if running.state != State::Downloading {
+                continue;
+            }
+            let still = now.duration_since(running.advanced_at);
+            if is_away && running.side == Side::Cluster && still >= STUCK_AFTER {
+                stuck.push(*task);
+            }
+            if still >= ORIGIN_PATIENCE && running.failures >= ORIGIN_FAILURES_MAX {
+                hopeless.push((*task, running.last_failure.clone()));
+            }
+        }
+        for task in abandoned {
+            self.stop(task).await;
+        }
+        for task in stuck {
+            self.go_alone(task).await;
+        }
+        for (task, failure) in hopeless {
+            let unknown = || Failure::other("the origin fails again and again", "try again later");
+            self.fail_task(task, &failure.unwrap_or_else(unknown)).await;
+        }
+    }
+}

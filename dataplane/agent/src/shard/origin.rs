@@ -1,0 +1,487 @@
+//! Leased ranges from the origin: fetched here when it is plain HTTP, by the control half otherwise.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hawker_proto::hash::{ChainingValue, block_value};
+use hawker_proto::http1::{
+    OriginAnswer, RequestHead, ResponseHead, interpret, is_transient, parse_response, range_header,
+};
+use hawker_proto::trust::{SignedAllowance, SignedLease};
+use hawker_proto::url::Url;
+use hawker_proto::{ByteRange, Instant, TaskId};
+use hawker_ring::{Block, Body, File, Op, Outcome, Received, Strategy, TailBuf, Token};
+use hawker_swarm::{DownloadInput, LeaseId, OriginOutcome};
+
+use super::{Purpose, SLAB_PAUSE, Shard};
+use crate::rates::take_all;
+use crate::seam::{DownloadError, OriginEnd, OriginSpec, ShardEvent};
+use crate::share::Source;
+
+/// No first byte after this long: the range goes elsewhere.
+const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(10);
+/// No further byte after this long: the range goes elsewhere.
+const STALL_LIMIT: Duration = Duration::from_secs(5);
+/// Pause after a failure that says nothing of when to come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often a fetch's progress is reported.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of a response head taken at once.
+const HEAD_STEP_BYTES: usize = 8 * 1024;
+/// Idle connections kept for the next lease, and for how long.
+const IDLE_SOCKETS_MAX: usize = 16;
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// A block from an origin, hashed.
+pub(super) struct Arrived {
+    pub(super) offset: u64,
+    pub(super) block: Block,
+    pub(super) length: usize,
+    pub(super) value: ChainingValue,
+}
+
+/// A range of a task that arrives from the origin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    /// Bytes before this offset have arrived.
+    pub(super) upto: u64,
+}
+
+/// A kept-alive connection to an origin that carries nothing now.
+pub(super) struct IdleSocket {
+    address: SocketAddr,
+    socket: File,
+    since: Instant,
+}
+
+/// One GET that this shard runs.
+pub(super) struct Fetch {
+    task: TaskId,
+    lease: LeaseId,
+    range: ByteRange,
+    next: u64,
+    origin: OriginSpec,
+    address: SocketAddr,
+    socket: Option<File>,
+    /// The connection served another lease before: its end before a byte means only that it was idle too long.
+    is_reused: bool,
+    is_reusable: bool,
+    state: State,
+    /// Bytes received and not yet used: a head, then the start of the body.
+    inbox: Vec<u8>,
+    /// Length of the block on its way.
+    length: usize,
+    token: Option<u64>,
+    deadline: Instant,
+    reported: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Sending,
+    Head,
+    Body,
+    /// For rate or memory.
+    Waiting,
+}
+
+impl Fetch {
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl Shard {
+    pub(super) fn on_lease(&mut self, task: TaskId, lease: SignedLease) {
+        let (serial, range) = (lease.lease.serial, lease.lease.range);
+        if !self.downloads.contains_key(&task) {
+            // It was done before the answer came: somebody else may have the range.
+            let end = OriginEnd::Complete;
+            self.events.push(ShardEvent::LeaseDone { task, serial, upto: range.start(), end });
+            return;
+        }
+        self.sign_under(task, lease);
+        self.tell(task, DownloadInput::Lease { lease: LeaseId(serial), range });
+    }
+
+    pub(super) fn on_no_lease(&mut self, task: TaskId, retry_after: Duration) {
+        self.tell(task, DownloadInput::NoLease { retry_after });
+    }
+
+    pub(super) fn on_allowance(&mut self, allowance: SignedAllowance) {
+        self.allowance = Some(allowance);
+        let bytes = allowance.allowance.bytes;
+        let tasks: Vec<TaskId> = self.downloads.keys().copied().collect();
+        for task in tasks {
+            self.tell(task, DownloadInput::Allowance { bytes });
+        }
+    }
+
+    /// Begins to fetch a range: on this shard when the origin is plain HTTP at a known address, else in control. The
+    /// range from byte 0 is always control's, which still holds the open answer of the resolve.
+    pub(super) fn start_stream(&mut self, task: TaskId, lease: LeaseId, range: ByteRange) {
+        let Some(driver) = self.downloads.get_mut(&task) else { return };
+        driver.streams.insert(lease, Stream { upto: range.start() });
+        let origin = driver.origin.as_ref().filter(|origin| range.start() > 0 && origin.is_range_ok);
+        let direct = origin.and_then(|origin| origin.direct.map(|address| (origin.clone(), address)));
+        let Some((origin, address)) = direct else {
+            self.events.push(ShardEvent::FetchOrigin { task, serial: lease.0, range });
+            return;
+        };
+        let fetch = Fetch {
+            task,
+            lease,
+            range,
+            next: range.start(),
+            origin,
+            address,
+            socket: None,
+            is_reused: false,
+            is_reusable: false,
+            state: State::Connecting,
+            inbox: Vec::new(),
+            length: 0,
+            token: None,
+            deadline: self.now + FIRST_BYTE_LIMIT,
+            reported: self.now,
+        };
+        let id = self.next_fetch;
+        self.next_fetch += 1;
+        self.fetches.insert(id, fetch);
+        self.connect_fetch(id, true);
+    }
+
+    fn connect_fetch(&mut self, id: u64, may_reuse: bool) {
+        let now = self.now;
+        self.idle_sockets.retain(|idle| now.since(idle.since) < IDLE_LIMIT);
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        let address = fetch.address;
+        let idle = self.idle_sockets.iter().position(|idle| idle.address == address).filter(|_| may_reuse);
+        fetch.is_reused = idle.is_some();
+        if let Some(index) = idle {
+            fetch.socket = Some(self.idle_sockets.swap_remove(index).socket);
+            self.send_request(id);
+            return;
+        }
+        let options = self.socket_options.clone();
+        self.submit_fetch(id, State::Connecting, Op::Connect { to: address, options });
+    }
+
+    fn submit_fetch(&mut self, id: u64, state: State, op: Op) {
+        let token = self.submit(op, Purpose::Origin { fetch: id });
+        if let Some(fetch) = self.fetches.get_mut(&id) {
+            fetch.state = state;
+            fetch.token = Some(token);
+        }
+    }
+
+    fn send_request(&mut self, id: u64) {
+        let Some(fetch) = self.fetches.get(&id) else { return };
+        let Some(socket) = fetch.socket.clone() else { return };
+        match request_head(&fetch.origin, fetch.range) {
+            Some(head) => {
+                let op = Op::Transmit { socket, head, body: Body::None, strategy: Strategy::Copy };
+                self.submit_fetch(id, State::Sending, op);
+            }
+            None => self.end_fetch(id, OriginEnd::Refused { status: 0 }),
+        }
+    }
+
+    pub(super) fn on_origin_outcome(&mut self, id: u64, outcome: Outcome) {
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        fetch.token = None;
+        match outcome {
+            Outcome::Connected(Ok(socket)) => {
+                fetch.socket = Some(socket);
+                self.send_request(id);
+            }
+            Outcome::Transmitted { result: Ok(_), .. } => self.receive_head(id),
+            Outcome::Received { result: Ok(received), block, tail } => self.on_origin_bytes(id, received, block, &tail),
+            Outcome::Connected(Err(error))
+            | Outcome::Transmitted { result: Err(error), .. }
+            | Outcome::Received { result: Err(error), .. } => self.on_fetch_error(id, &error),
+            outcome => unreachable!("a fetch asks for sockets only: {outcome:?}"),
+        }
+    }
+
+    fn on_fetch_error(&mut self, id: u64, error: &io::Error) {
+        let Some(fetch) = self.fetches.get(&id) else { return };
+        if fetch.is_reused && fetch.inbox.is_empty() && matches!(fetch.state, State::Sending | State::Head) {
+            self.connect_fetch(id, false);
+            return;
+        }
+        tracing::debug!(%error, "an origin's connection failed");
+        self.end_fetch(id, OriginEnd::Failed { retry_after: RETRY_AFTER });
+    }
+
+    fn receive_head(&mut self, id: u64) {
+        let Some(socket) = self.fetches.get(&id).and_then(|fetch| fetch.socket.clone()) else { return };
+        let tail = TailBuf::up_to(Vec::new(), HEAD_STEP_BYTES);
+        self.submit_fetch(id, State::Head, Op::Receive { socket, body: None, tail });
+    }
+
+    fn on_origin_bytes(
+        &mut self,
+        id: u64,
+        received: Received,
+        block: Option<(Block, std::ops::Range<usize>)>,
+        tail: &[u8],
+    ) {
+        let now = self.now;
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        if received.is_eof {
+            let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+            self.on_fetch_error(id, &error);
+            return;
+        }
+        fetch.deadline = now + STALL_LIMIT;
+        match (fetch.state, block) {
+            (State::Body, Some((block, _))) => {
+                let length = fetch.length;
+                self.on_origin_block(id, block, length);
+            }
+            _ => {
+                fetch.inbox.extend_from_slice(tail);
+                self.parse_answer(id);
+            }
+        }
+    }
+
+    fn parse_answer(&mut self, id: u64) {
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        match parse_response(&fetch.inbox) {
+            Ok(None) => self.receive_head(id),
+            Ok(Some((head, head_bytes))) => {
+                fetch.inbox.drain(..head_bytes);
+                if head.is_interim() {
+                    self.parse_answer(id);
+                    return;
+                }
+                match judge(fetch, &head) {
+                    None => {
+                        fetch.is_reusable = head.is_reusable();
+                        self.fill_block(id);
+                    }
+                    Some(Verdict::ToControl) => self.give_to_control(id),
+                    Some(Verdict::End(end)) => self.end_fetch(id, end),
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an origin's answer is not HTTP");
+                self.end_fetch(id, OriginEnd::Failed { retry_after: RETRY_AFTER });
+            }
+        }
+    }
+
+    /// Redirects and other things that shards do not do: control fetches this range, and the task's others from now on.
+    fn give_to_control(&mut self, id: u64) {
+        let Some(fetch) = self.fetches.remove(&id) else { return };
+        if let Some(driver) = self.downloads.get_mut(&fetch.task) {
+            if let Some(origin) = &mut driver.origin {
+                origin.direct = None;
+            }
+            self.events.push(ShardEvent::FetchOrigin { task: fetch.task, serial: fetch.lease.0, range: fetch.range });
+        }
+    }
+
+    /// Receives the next block of the body, or ends the fetch after the last.
+    fn fill_block(&mut self, id: u64) {
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        if fetch.next >= fetch.range.end() {
+            self.finish_fetch(id);
+            return;
+        }
+        let Some(driver) = self.downloads.get_mut(&fetch.task) else {
+            self.fetches.remove(&id);
+            return;
+        };
+        let geometry = driver.task.geometry();
+        let Some((piece, block)) = geometry.block_at(fetch.next) else { return };
+        let range = geometry.block_range(piece, block);
+        let length = u32::try_from(range.length()).unwrap_or(u32::MAX);
+        let meters = &mut [&mut driver.meter, &mut self.meters.down, &mut self.meters.origin];
+        let paid = take_all(meters, self.now, length);
+        let memory = if paid.is_ok() { self.slab.take() } else { None };
+        let Some(mut memory) = memory else {
+            fetch.state = State::Waiting;
+            self.wake_after(paid.err().unwrap_or(SLAB_PAUSE));
+            return;
+        };
+        fetch.length = length as usize;
+        let filled = fetch.inbox.len().min(fetch.length);
+        memory.as_mut_slice()[..filled].copy_from_slice(&fetch.inbox[..filled]);
+        fetch.inbox.drain(..filled);
+        if filled == fetch.length {
+            self.on_origin_block(id, memory, filled);
+            return;
+        }
+        let Some(socket) = fetch.socket.clone() else { return };
+        let body = Some((memory, filled..fetch.length));
+        self.submit_fetch(id, State::Body, Op::Receive { socket, body, tail: TailBuf::default() });
+    }
+
+    fn on_origin_block(&mut self, id: u64, block: Block, length: usize) {
+        let now = self.now;
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        let (task, lease, offset) = (fetch.task, fetch.lease, fetch.next);
+        let value = block_value(offset, &block.as_slice()[..length]);
+        fetch.next += length as u64;
+        fetch.state = State::Waiting;
+        let upto = fetch.next;
+        let is_report_due = now.since(fetch.reported) >= REPORT_EVERY;
+        if is_report_due {
+            fetch.reported = now;
+            self.events.push(ShardEvent::OriginAt { task, serial: lease.0, upto });
+        }
+        self.on_arrived(task, lease, Arrived { offset, block, length, value });
+        self.fill_block(id);
+    }
+
+    fn finish_fetch(&mut self, id: u64) {
+        if let Some(fetch) = self.fetches.get_mut(&id) {
+            let is_clean = fetch.is_reusable && fetch.inbox.is_empty();
+            if let Some(socket) = fetch.socket.take().filter(|_| is_clean && self.idle_sockets.len() < IDLE_SOCKETS_MAX)
+            {
+                self.idle_sockets.push(IdleSocket { address: fetch.address, socket, since: self.now });
+            }
+        }
+        self.end_fetch(id, OriginEnd::Complete);
+    }
+
+    fn end_fetch(&mut self, id: u64, end: OriginEnd) {
+        if let Some(fetch) = self.fetches.remove(&id) {
+            if let Some(token) = fetch.token {
+                self.engine.cancel(Token(token));
+            }
+            self.end_stream(fetch.task, fetch.lease, end);
+        }
+    }
+
+    pub(super) fn tick_origins(&mut self) {
+        let now = self.now;
+        let ids: Vec<u64> = self.fetches.keys().copied().collect();
+        for id in ids {
+            let Some(fetch) = self.fetches.get_mut(&id) else { continue };
+            if fetch.state == State::Waiting {
+                fetch.deadline = now + STALL_LIMIT;
+                self.fill_block(id);
+            } else if fetch.deadline <= now {
+                tracing::debug!(state = ?fetch.state, "an origin stalls");
+                self.end_fetch(id, OriginEnd::Failed { retry_after: Duration::ZERO });
+            }
+        }
+    }
+
+    /// Ends a stream whose bytes are not wanted any more, without a word to the machine.
+    pub(super) fn stop_stream(&mut self, task: TaskId, lease: LeaseId) {
+        let running = self.fetches.iter().find(|(_, fetch)| fetch.task == task && fetch.lease == lease);
+        let was_streaming = self.downloads.get_mut(&task).is_some_and(|driver| driver.streams.remove(&lease).is_some());
+        if let Some(id) = running.map(|(id, _)| *id) {
+            if let Some(token) = self.fetches.remove(&id).and_then(|fetch| fetch.token) {
+                self.engine.cancel(Token(token));
+            }
+        } else if was_streaming {
+            self.events.push(ShardEvent::StopOrigin { task, serial: lease.0 });
+        }
+    }
+
+    fn end_stream(&mut self, task: TaskId, lease: LeaseId, end: OriginEnd) {
+        let Some(driver) = self.downloads.get_mut(&task) else { return };
+        let Some(stream) = driver.streams.remove(&lease) else { return };
+        let outcome = match end {
+            OriginEnd::Complete => OriginOutcome::Complete,
+            OriginEnd::Failed { retry_after } => OriginOutcome::Failed { retry_after },
+            OriginEnd::Refused { .. } => OriginOutcome::Refused,
+        };
+        if let (OriginEnd::Refused { status }, true) = (end, driver.routes.is_empty()) {
+            let error = DownloadError::OriginRefused { status };
+            self.events.push(ShardEvent::Failed { task, error });
+        }
+        if !lease.is_own() {
+            self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end });
+        }
+        self.tell(task, DownloadInput::OriginEnded { lease, outcome });
+    }
+
+    pub(super) fn on_control_data(&mut self, task: TaskId, serial: u64, arrived: Arrived) {
+        self.on_arrived(task, LeaseId(serial), arrived);
+    }
+
+    pub(super) fn on_control_end(&mut self, task: TaskId, serial: u64, end: OriginEnd) {
+        self.end_stream(task, LeaseId(serial), end);
+    }
+
+    /// One block of a stream: it is noted and written.
+    fn on_arrived(&mut self, task: TaskId, lease: LeaseId, arrived: Arrived) {
+        let Arrived { offset, block: memory, length, value } = arrived;
+        let Some(driver) = self.downloads.get_mut(&task) else { return };
+        let Some(stream) = driver.streams.get_mut(&lease) else { return };
+        let Some((piece, block)) = driver.task.geometry().block_at(offset) else { return };
+        let range = driver.task.geometry().block_range(piece, block);
+        let is_next = offset == stream.upto && range.start() == offset && range.length() == length as u64;
+        assert!(is_next, "blocks of a stream come whole and in order: {offset} + {length} after {stream:?}");
+        stream.upto = range.end();
+        let upto = stream.upto;
+        self.counters.origin_bytes.add(length as u64);
+        driver.task.count(Source::Origin, length as u64);
+        if !self.note_origin_value(task, piece, block, value) {
+            tracing::warn!(task = %task.short(), piece = piece.0, "the origin's bytes differ from what was recorded");
+            self.end_stream(task, lease, OriginEnd::Refused { status: 412 });
+            self.stop_stream(task, lease);
+            return;
+        }
+        self.note_single_block(task, &memory, length);
+        let is_new = self.downloads.get(&task).is_some_and(|driver| !driver.task.file().has_piece(piece));
+        if is_new {
+            self.write_block(task, piece, block, memory, length);
+        }
+        self.tell(task, DownloadInput::OriginProgress { lease, upto });
+    }
+}
+
+/// What becomes of an answer that is not the leased range.
+enum Verdict {
+    ToControl,
+    End(OriginEnd),
+}
+
+/// `None`: the body is exactly the range.
+fn judge(fetch: &Fetch, head: &ResponseHead) -> Option<Verdict> {
+    let is_other =
+        |etag: &str| fetch.origin.validator.as_deref().is_some_and(|ours| ours.starts_with('"') && ours != etag);
+    match interpret(Some(fetch.range), head) {
+        OriginAnswer::Partial { range, .. } if range == fetch.range => {
+            let is_changed = head.header("etag").is_some_and(is_other);
+            let is_measured = head.content_length().ok().flatten() == Some(range.length());
+            match (is_changed, is_measured) {
+                (true, _) => Some(Verdict::End(OriginEnd::Refused { status: 412 })),
+                (false, true) => None,
+                // Chunked ranges are legal and rare.
+                (false, false) => Some(Verdict::ToControl),
+            }
+        }
+        // A whole body to If-Range: the content is another one by now.
+        OriginAnswer::Whole { .. } => Some(Verdict::End(OriginEnd::Refused { status: 412 })),
+        OriginAnswer::Refused { status, retry_after } if is_transient(status) => {
+            Some(Verdict::End(OriginEnd::Failed { retry_after: retry_after.unwrap_or(RETRY_AFTER) }))
+        }
+        OriginAnswer::Refused { status, .. } => Some(Verdict::End(OriginEnd::Refused { status })),
+        OriginAnswer::OutOfRange { .. } => Some(Verdict::End(OriginEnd::Refused { status: 416 })),
+        _ => Some(Verdict::ToControl),
+    }
+}
+
+/// The GET of a leased range. `None` when the URL or a header cannot be sent, which control would have refused before.
+fn request_head(origin: &OriginSpec, range: ByteRange) -> Option<Vec<u8>> {
+    let url = Url::parse(&origin.url).ok()?;
+    let mut headers = origin.headers.clone();
+    headers.push(("accept-encoding".to_owned(), "identity".to_owned()));
+    headers.push(("range".to_owned(), range_header(range)));
+    if let Some(validator) = &origin.validator {
+        headers.push(("if-range".to_owned(), validator.clone()));
+    }
+    let target = url.target().to_owned();
+    RequestHead { method: "GET".to_owned(), target, host: url.authority(), headers }.encode().ok()
+}
