@@ -18,13 +18,13 @@ use tokio::sync::{mpsc, oneshot};
 use crate::StartError;
 use crate::config::AgentConfig;
 use crate::control::director::{self, Ask, Parts, Queues};
+use crate::control::http;
 use crate::control::link::{INBOX_MAX, LinkFacts, OUTBOX_MAX, Outbox};
 use crate::control::local_api::{self, LocalApi};
 use crate::control::local_scheduler::LocalScheduler;
 use crate::control::origin::{BlockSource, OriginClient};
 use crate::control::scheduler_link::{self, SessionConfig};
 use crate::control::status::AgentFacts;
-use crate::control::http;
 use crate::seam::{EVENT_QUEUE_MAX, ShardCommand, ShardEvent};
 use crate::shard::{self, Shards};
 
@@ -287,6 +287,7 @@ fn assemble(
     });
     let parts = Parts {
         host: key.host_id(),
+        key: Arc::clone(key),
         cluster_key: config.cluster_key.clone(),
         write: config.write,
         has_peers: config.scheduler.is_some(),
@@ -364,8 +365,12 @@ mod tests {
 
     #[test]
     fn listener_beyond_loopback_needs_a_cluster_key() {
-        let open =
-            AgentConfig { advertise: "192.0.2.1".parse().unwrap(), peer_port: Some(0), is_insecure_allowed: false, ..config() };
+        let open = AgentConfig {
+            advertise: "192.0.2.1".parse().unwrap(),
+            peer_port: Some(0),
+            is_insecure_allowed: false,
+            ..config()
+        };
         assert!(matches!(check(&open), Err(StartError::NeedsClusterKey { .. })));
         assert!(check(&AgentConfig { is_insecure_allowed: true, ..open.clone() }).is_ok());
         assert!(check(&AgentConfig { advertise: "127.0.0.1".parse().unwrap(), ..open.clone() }).is_ok());

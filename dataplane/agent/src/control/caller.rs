@@ -152,9 +152,7 @@ impl From<&OriginError> for Failure {
             OriginError::Refused { status, .. } | OriginError::Busy { status, .. } => {
                 Self { code: code::ORIGIN_REFUSED, message, hint: hint(*status).to_owned() }
             }
-            OriginError::Changed { .. } => {
-                Self { code: code::ORIGIN_REFUSED, message, hint: hint(412).to_owned() }
-            }
+            OriginError::Changed { .. } => Self { code: code::ORIGIN_REFUSED, message, hint: hint(412).to_owned() },
             OriginError::Malformed { .. } | OriginError::TooManyRedirects | OriginError::InsecureRedirect { .. } => {
                 Self { code: code::ORIGIN_REFUSED, message, hint: hint(0).to_owned() }
             }

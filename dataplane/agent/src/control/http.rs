@@ -34,7 +34,8 @@ async fn health(State(facts): State<Arc<AgentFacts>>) -> Response {
 async fn scrape(State(facts): State<Arc<AgentFacts>>, ConnectInfo(from): ConnectInfo<SocketAddr>) -> Response {
     // Figures say what this host does and with whom: not for everybody on the network.
     if !from.ip().to_canonical().is_loopback() {
-        let text = "metrics are served to this host only; scrape 127.0.0.1, or put a proxy with authentication before it\n";
+        let text =
+            "metrics are served to this host only; scrape 127.0.0.1, or put a proxy with authentication before it\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     let Some(snapshot) = facts.snapshot().await else {

@@ -11,8 +11,7 @@ use hawker_api::scheduler::agent_message::Message as Up;
 use hawker_api::scheduler::scheduler_client::SchedulerClient;
 use hawker_api::scheduler::scheduler_message::Message as Down;
 use hawker_api::scheduler::{self, AgentMessage, SchedulerMessage};
-use hawker_proto::frame::Hello;
-use hawker_proto::handshake::{HandshakeError, LinkKind, Proof, Side as Prover, Transcript};
+use hawker_api::session as handshake;
 use hawker_proto::{ClusterKey, HostKey, PublicKey};
 use hawker_scheduler::Input;
 use tokio::sync::mpsc;
@@ -59,7 +58,7 @@ enum SessionError {
     Timeout,
     Closed,
     Field(field::FieldError),
-    Handshake(HandshakeError),
+    Handshake(handshake::SessionError),
     Order(&'static str),
 }
 
@@ -81,6 +80,12 @@ impl fmt::Display for SessionError {
 impl From<field::FieldError> for SessionError {
     fn from(error: field::FieldError) -> Self {
         Self::Field(error)
+    }
+}
+
+impl From<handshake::SessionError> for SessionError {
+    fn from(error: handshake::SessionError) -> Self {
+        Self::Handshake(error)
     }
 }
 
@@ -146,7 +151,10 @@ async fn connect(config: &SessionConfig, facts: &LinkFacts) -> Result<Session, S
     let Some(Down::Challenge(challenge)) = next(&mut from).await? else {
         return Err(SessionError::Order("a challenge"));
     };
-    let (hello, transcript) = hello(config, &challenge)?;
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).map_err(|error| SessionError::Transport(error.to_string()))?;
+    let cluster = config.cluster.as_ref();
+    let (hello, transcript) = handshake::answer(&challenge, hello(config), &config.key, cluster, nonce)?;
     let asked = std::time::Instant::now();
     let message = AgentMessage { message: Some(Up::Hello(hello)) };
     to.send(message).await.map_err(|_| SessionError::Closed)?;
@@ -154,61 +162,20 @@ async fn connect(config: &SessionConfig, facts: &LinkFacts) -> Result<Session, S
         return Err(SessionError::Order("a welcome"));
     };
     facts.measured(asked.elapsed());
-    verify(config, &transcript, &welcome)?;
+    handshake::check_welcome(&welcome, &transcript, cluster)?;
     session(to, from, &welcome)
 }
 
-fn hello(
-    config: &SessionConfig,
-    challenge: &scheduler::Challenge,
-) -> Result<(scheduler::Hello, Transcript), SessionError> {
-    let mut nonce = [0; 32];
-    getrandom::fill(&mut nonce).map_err(|_| SessionError::Transport("no randomness".to_owned()))?;
-    let version = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
-    let ours = Hello {
-        version_min: scheduler::VERSION,
-        version_max: scheduler::VERSION,
-        nonce,
-        host: config.key.public(),
-        roles: 0,
-        is_secured: config.cluster.is_some(),
-    };
-    let theirs = Hello {
-        version_min: version(challenge.version_min),
-        version_max: version(challenge.version_max),
-        nonce: field::array("nonce", &challenge.nonce)?,
-        host: field::public_key("public_key", &challenge.public_key)?,
-        roles: 0,
-        is_secured: !challenge.is_insecure,
-    };
-    let transcript = Transcript::new(LinkKind::Control, ours, theirs).map_err(SessionError::Handshake)?;
-    let proof = transcript.prove(Prover::Dialer, &config.key, config.cluster.as_ref());
-    let message = scheduler::Hello {
-        nonce: nonce.to_vec(),
-        public_key: config.key.public().0.to_vec(),
-        mac: proof.mac.to_vec(),
-        signature: proof.signature.0.to_vec(),
-        version_min: u32::from(scheduler::VERSION),
-        version_max: u32::from(scheduler::VERSION),
+/// What this host says of itself; keys, nonce and proofs are the session's.
+fn hello(config: &SessionConfig) -> scheduler::Hello {
+    scheduler::Hello {
         peer_address: config.peer_address.to_string(),
         labels: config.labels.iter().cloned().collect(),
         is_seed: config.is_seed,
         link_bytes_per_s: config.link_bytes_per_s,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    Ok((message, transcript))
-}
-
-fn verify(
-    config: &SessionConfig,
-    transcript: &Transcript,
-    welcome: &scheduler::Welcome,
-) -> Result<(), SessionError> {
-    let proof = Proof {
-        mac: field::array("mac", &welcome.mac)?,
-        signature: field::signature("signature", &welcome.signature)?,
-    };
-    transcript.verify(Prover::Acceptor, config.cluster.as_ref(), &proof).map_err(SessionError::Handshake)
+        ..Default::default()
+    }
 }
 
 fn session(
@@ -216,11 +183,8 @@ fn session(
     from: Streaming<SchedulerMessage>,
     welcome: &scheduler::Welcome,
 ) -> Result<Session, SessionError> {
-    let keys: Vec<PublicKey> = welcome
-        .scheduler_keys
-        .iter()
-        .map(|key| field::public_key("scheduler_keys", key))
-        .collect::<Result<_, _>>()?;
+    let keys: Vec<PublicKey> =
+        welcome.scheduler_keys.iter().map(|key| field::public_key("scheduler_keys", key)).collect::<Result<_, _>>()?;
     let config = welcome.config.unwrap_or_default();
     let interval = |millis: u32, default: Duration| match millis {
         0 => default,

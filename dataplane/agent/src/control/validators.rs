@@ -21,8 +21,7 @@ impl ValidatorSet {
     /// The bytes; fields that do not fit are left out.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = HEADER.to_owned();
-        let fields =
-            [("etag", &self.etag), ("last-modified", &self.last_modified), ("media-type", &self.media_type)];
+        let fields = [("etag", &self.etag), ("last-modified", &self.last_modified), ("media-type", &self.media_type)];
         for (name, value) in fields {
             let Some(value) = value else { continue };
             let is_line = !value.contains(['\n', '\r']);

@@ -15,7 +15,9 @@ use super::{Director, Internal, Outbox, Place};
 use crate::clock;
 use crate::control::caller::{CallerEvent, CallerId, Failure, GetRequest, tell};
 use crate::control::link::Side;
-use crate::control::origin::{Ask, Condition, OpenBody, OriginError, Resolution, Resolved, TaskLimit, resolve, spool};
+use crate::control::origin::{
+    Ask, Condition, OpenBody, OriginError, RESOLVE_BYTES, Resolution, Resolved, TaskLimit, resolve, spool,
+};
 use crate::control::validators::ValidatorSet;
 
 /// How long a resolve answers for others, unless the origin says less or more.
@@ -125,6 +127,12 @@ impl About {
             is_credentialed: self.is_credentialed,
             resolved_unix_ms: if is_reusable { clock::unix_ms() } else { 0 },
         }
+    }
+
+    /// What the body of the resolve brings.
+    pub(super) fn arriving_bytes(&self) -> u64 {
+        let length = self.geometry.length();
+        if self.has_ranges { length.min(RESOLVE_BYTES) } else { length }
     }
 
     pub(super) fn from_meta(task: TaskId, geometry: Geometry, meta: &TaskMeta, is_fresh: bool) -> Self {

@@ -13,7 +13,7 @@ use super::{Director, Internal, LATE_WANTS_MAX, Place};
 use crate::config::WriteChoice;
 use crate::control::caller::{CallerId, Failure, is_full};
 use crate::control::link::Side;
-use crate::control::origin::{Ask, Condition, OriginError, RESOLVE_BYTES, Spooled, check_access};
+use crate::control::origin::{Ask, Condition, OriginError, Spooled, check_access};
 use crate::share::SharedTask;
 
 impl Director {
@@ -56,7 +56,8 @@ impl Director {
         };
         let Some(geometry) = Geometry::of_stream(spooled.length) else { return };
         let about = About { geometry, ..about };
-        self.tell_resolved(want, &about);
+        // All of it is here: the lease that comes back proves it to others.
+        self.tell_resolved(want, &about, geometry.length());
         let (keeper, values) = (self.keeper.clone(), spooled.values.clone());
         let work = self.spawn(async move {
             let meta = about.meta();
@@ -77,7 +78,8 @@ impl Director {
 
     /// Makes room for the task that a flight leads to, or joins it when it is open.
     pub(super) async fn open(&mut self, want: WantId, about: About) {
-        self.tell_resolved(want, &about);
+        let has_body = self.flights.get(&want).is_some_and(|flight| flight.parked.is_some());
+        self.tell_resolved(want, &about, if has_body { about.arriving_bytes() } else { 0 });
         if let Some(running) = self.tasks.get_mut(&about.task) {
             running.refresh(&about);
             let shared = Arc::clone(running.shared());
@@ -149,15 +151,11 @@ impl Director {
     }
 
     /// Tells the scheduler what this host learned for it.
-    fn tell_resolved(&mut self, want: WantId, about: &About) {
-        let Some(flight) = self.flights.get(&want).filter(|flight| flight.is_asked) else { return };
-        let arriving_bytes = match (&flight.parked, about.has_ranges) {
-            (None, _) => 0,
-            (Some(_), true) => about.geometry.length().min(RESOLVE_BYTES),
-            (Some(_), false) => about.geometry.length(),
-        };
-        let resolution = learned(about, arriving_bytes);
-        self.say(Side::Cluster, Input::Resolved { host: self.parts.host, want, resolution });
+    fn tell_resolved(&mut self, want: WantId, about: &About, arriving_bytes: u64) {
+        if self.flights.get(&want).is_some_and(|flight| flight.is_asked) {
+            let resolution = learned(about, arriving_bytes);
+            self.say(Side::Cluster, Input::Resolved { host: self.parts.host, want, resolution });
+        }
     }
 
     /// A caller's content has a task. Credentials of its own are checked before it sees a byte.

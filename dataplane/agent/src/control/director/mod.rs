@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use hawker_proto::hash::Root;
 use hawker_proto::resolve::ResolveKey;
-
-use hawker_proto::{ClusterKey, HostId, PublicKey, TaskId};
+use hawker_proto::trust::SignedLease;
+use hawker_proto::{ClusterKey, HostId, HostKey, PublicKey, TaskId};
 use hawker_scheduler::{Input, WantId};
 use hawker_storage::{CreateError, SealError, TaskMeta, TaskSummary};
 use tokio::sync::{mpsc, oneshot};
@@ -90,12 +90,14 @@ enum Internal {
     PeerOpened { task: TaskId, shared: Option<Arc<SharedTask>>, report: bool },
     FetchOver { task: TaskId, serial: u64, error: Option<OriginError> },
     Sealed { task: TaskId, root: Root, result: Result<(), SealError> },
+    Vouched { task: TaskId, lease: Box<SignedLease>, count: usize },
 }
 
 /// What the director is born with.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) host: HostId,
+    pub(crate) key: Arc<HostKey>,
     pub(crate) cluster_key: Option<ClusterKey>,
     pub(crate) write: WriteChoice,
     /// Whether other hosts can reach this one.
@@ -251,6 +253,7 @@ impl Director {
             Internal::PeerOpened { task, shared, report } => self.on_peer_opened(task, shared, report).await,
             Internal::FetchOver { task, serial, error } => self.on_fetch_over(task, serial, error),
             Internal::Sealed { task, root, result } => self.on_sealed(task, root, result).await,
+            Internal::Vouched { task, lease, count } => self.on_vouched(task, *lease, count).await,
         }
     }
 

@@ -1,21 +1,25 @@
 //! What schedulers say, and what is done while the cluster's is away.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hawker_proto::trust::SignedLease;
-use hawker_proto::{Geometry, HostId, TaskId};
+use hawker_proto::trust::{BATCH_PIECES_MAX, Grant, PieceRecord, RecordBatch, SignedLease};
+use hawker_proto::{Geometry, HostId, HostKey, PieceIndex, TaskId};
 use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
 
 use super::flight::{About, Stage, VALID};
 use super::landing::learned;
 use super::task::{Held, State};
-use super::{Director, Internal, Outbox};
+use super::{Director, Internal, Outbox, bare_serial};
 use crate::control::caller::Failure;
 use crate::control::link::{LinkEvent, Side, Welcome};
 use crate::control::validators::ValidatorSet;
 use crate::seam::ShardCommand;
+use crate::share::SharedTask;
 
+/// How often downloads are reported when nobody says how often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Messages kept for tasks that are being opened.
 const EARLY_MAX: usize = 256;
 /// A lease that came before its task is good for so long at most.
@@ -84,6 +88,9 @@ impl Director {
 
     async fn on_message(&mut self, side: Side, message: ToHost) {
         match message {
+            // Our own scheduler knows nobody and was told what it answers.
+            ToHost::Ready { .. } | ToHost::Resolve { .. } | ToHost::Wait { .. } | ToHost::WantFailed { .. }
+                if side == Side::Own => {}
             ToHost::Ready { want, task, geometry, validators, neighbors, has_ranges, is_shared } => {
                 let named = Named { task, geometry, validators, has_ranges, is_shared };
                 self.on_ready(want, named, neighbors).await;
@@ -206,6 +213,9 @@ impl Director {
             self.keep_early(task, Early::Lease(lease), expires.min(Instant::now() + EARLY_KEPT));
             return;
         };
+        if side == Side::Cluster && running.shared().file().received().is_full() {
+            return self.vouch(task, lease);
+        }
         if running.state != State::Downloading {
             // The rest of the lease is somebody else's.
             let outcome = hawker_scheduler::LeaseOutcome::Returned;
@@ -223,6 +233,31 @@ impl Director {
             self.early.pop_front();
         }
         self.early.push_back((task, early, expires));
+    }
+
+    /// A lease for what is all here (a body of unknown length, spooled before it had a name): its records are signed, so
+    /// that others can have it from this host.
+    fn vouch(&self, task: TaskId, lease: SignedLease) {
+        let Some(running) = self.tasks.get(&task) else { return };
+        let (shared, key) = (Arc::clone(running.shared()), Arc::clone(&self.parts.key));
+        self.spawn(async move {
+            let signed = tokio::task::spawn_blocking(move || sign_all(&shared, &key, lease));
+            Internal::Vouched { task, lease: Box::new(lease), count: signed.await.unwrap_or(0) }
+        });
+    }
+
+    pub(super) async fn on_vouched(&mut self, task: TaskId, lease: SignedLease, count: usize) {
+        let range = lease.lease.range;
+        let (upto, outcome) = match count {
+            0 => (range.start(), hawker_scheduler::LeaseOutcome::Returned),
+            _ => (range.end(), hawker_scheduler::LeaseOutcome::Complete),
+        };
+        let serial = lease.lease.serial;
+        self.say(Side::Cluster, Input::LeaseDone { host: self.parts.host, serial, upto, outcome });
+        if count > 0 {
+            self.announce(task);
+            self.tell_all(|| ShardCommand::Changed { task }).await;
+        }
     }
 
     /// Hands over what came while the task was being opened.
@@ -307,11 +342,11 @@ impl Director {
         }
     }
 
-    /// What the scheduler needs to hear regularly of every download.
+    /// What schedulers need to hear regularly of every download: their leases live by it.
     pub(super) fn tick_progress(&mut self) {
-        let Some(session) = &self.session else { return };
+        let interval = self.session.as_ref().map_or(PROGRESS_EVERY, |session| session.progress);
         let elapsed = self.progress_at.elapsed();
-        if elapsed < session.progress {
+        if elapsed < interval {
             return;
         }
         self.progress_at = Instant::now();
@@ -328,14 +363,14 @@ impl Director {
                 / u64::try_from(elapsed.as_millis()).unwrap_or(1).max(1);
             running.bytes_reported = bytes;
             running.bytes_per_s = (running.bytes_per_s + rate) / 2;
-            if running.side == Side::Cluster {
-                let leases = running.leases.values().map(|held| (held.lease.lease.serial, held.upto)).collect();
-                let bytes_per_s = running.bytes_per_s;
-                reports.push(Input::Progress { host, task: *task, have_count, bytes_per_s, leases });
-            }
+            let serial = |held: &Held| held.lease.lease.serial;
+            let leases = running.leases.values().map(|held| (bare_serial(serial(held)), held.upto)).collect();
+            let bytes_per_s = running.bytes_per_s;
+            let report = Input::Progress { host, task: *task, have_count, bytes_per_s, leases };
+            reports.push((running.side, report));
         }
-        for report in reports {
-            self.say(Side::Cluster, report);
+        for (side, report) in reports {
+            self.say(side, report);
         }
     }
 
@@ -343,6 +378,20 @@ impl Director {
     pub(super) fn cluster_link(&self) -> Option<&Outbox> {
         self.parts.cluster.as_ref()
     }
+}
+
+/// Signs the records of all pieces of the lease that nobody has vouched for; returns how many.
+fn sign_all(shared: &SharedTask, key: &HostKey, lease: SignedLease) -> usize {
+    let geometry = shared.geometry();
+    let pieces = geometry.pieces_within(lease.lease.range).map(PieceIndex).filter(|piece| !shared.is_proven(*piece));
+    let records: Vec<PieceRecord> =
+        pieces.filter_map(|piece| Some(PieceRecord { piece, blocks: shared.file().record(piece)? })).collect();
+    for batch in records.chunks(BATCH_PIECES_MAX) {
+        let batch = RecordBatch::sign(key, shared.id(), geometry, Grant::Lease(lease), batch.to_vec());
+        let encoded = batch.encode();
+        shared.add_proof(&batch, encoded);
+    }
+    records.len()
 }
 
 /// A task as a scheduler names it.

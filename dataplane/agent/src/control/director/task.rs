@@ -9,12 +9,13 @@ use hawker_proto::hash::{Root, root_of_bytes};
 use hawker_proto::resolve::Digest;
 use hawker_proto::trust::SignedLease;
 use hawker_proto::{HostId, TaskId};
-use hawker_scheduler::{Input, Neighbor};
+use hawker_scheduler::{Input, Neighbor, OriginId, Resolution, WantId, WantKey};
 use hawker_storage::SealError;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::flight::About;
+use super::landing::learned;
 use super::{ACTIVE_DOWNLOADS_MAX, Director, IDLE_SHARED_MAX, Internal, limit_of};
 use crate::control::caller::{CallerEvent, CallerId, Failure, GetRequest, Opened, code, tell};
 use crate::control::link::Side;
@@ -244,9 +245,25 @@ impl Director {
         if is_news {
             self.announce(task);
         }
+        if is_alone {
+            self.resolve_for_own(task);
+        }
         self.tell_shard(task, command).await;
         self.update_limit(task).await;
         self.deliver_early(task).await;
+    }
+
+    /// Tells our own scheduler what a resolve's open body brings, so that this becomes the first lease.
+    fn resolve_for_own(&mut self, task: TaskId) {
+        let Some(running) = self.tasks.get(&task).filter(|running| running.parked.is_some()) else { return };
+        let host = self.parts.host;
+        let want = WantId(self.next_want);
+        let origin = Some(OriginId(running.request.url.origin_hash()));
+        let resolution = Resolution { is_shared: false, ..learned(&running.about, running.about.arriving_bytes()) };
+        let key = WantKey::Resolve(running.about.key);
+        self.say(Side::Own, Input::Want { host, want, key, origin });
+        self.say(Side::Own, Input::Resolved { host, want, resolution });
+        self.next_want += 1;
     }
 
     /// Starts what waits while there is room.

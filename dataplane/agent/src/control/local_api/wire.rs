@@ -30,7 +30,8 @@ pub(super) async fn receive<M: Message + Default>(stream: &mut UnixStream) -> io
 /// The connection ends.
 pub(super) async fn send(stream: &mut UnixStream, message: &impl Message, fd: Option<&OwnedFd>) -> io::Result<()> {
     let mut bytes = Vec::new();
-    frame::encode(message, &mut bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    frame::encode(message, &mut bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
     let sent = match fd {
         Some(fd) => stream.async_io(Interest::WRITABLE, || send_with(stream.as_fd(), &bytes, fd.as_fd())).await?,
         None => 0,

@@ -114,7 +114,11 @@ impl OriginClient {
         let found = rustls_native_certs::load_native_certs();
         let (added, ignored) = roots.add_parsable_certificates(found.certs);
         if added == 0 {
-            tracing::warn!(ignored, errors = found.errors.len(), "no trusted certificates found: https origins will fail");
+            tracing::warn!(
+                ignored,
+                errors = found.errors.len(),
+                "no trusted certificates found: https origins will fail"
+            );
         }
         Self::with_roots(roots)
     }
@@ -131,7 +135,8 @@ impl OriginClient {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         let http = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)

@@ -101,7 +101,9 @@ pub(crate) async fn check_access(client: &OriginClient, mut ask: Ask) -> Result<
     ask.range = ByteRange::new(0, 1);
     let answered = open_patiently(client, &ask).await?;
     match &answered.answer {
-        OriginAnswer::Partial { .. } | OriginAnswer::Whole { .. } | OriginAnswer::OutOfRange { total: Some(0) } => Ok(()),
+        OriginAnswer::Partial { .. } | OriginAnswer::Whole { .. } | OriginAnswer::OutOfRange { total: Some(0) } => {
+            Ok(())
+        }
         _ => Err(failure_of(&answered)),
     }
 }

@@ -218,7 +218,8 @@ async fn credentials_do_not_follow_a_redirect_to_another_origin() {
     let target = Origin::start(move |request| serve(&content, request)).await;
     let location = target.url("/elsewhere");
     let first = Origin::start(move |_| {
-        format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").into_bytes()
+        format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .into_bytes()
     })
     .await;
     let resolved = fresh(&first.url("/file")).await;
