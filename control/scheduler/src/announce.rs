@@ -93,11 +93,13 @@ impl Cluster {
         }
     }
 
-    /// The leases a host names are the ones it fetches; others of this task that we thought it had are void.
+    /// The leases a host names are the ones it fetches; others from before its stream was opened are void. One of this
+    /// stream may be on its way still, and passed the announcement.
     fn replace_leases(&mut self, peer: Slot<Peer>, named: &[SignedLease]) {
         let (host, task) = (self.peers[peer].host, self.peers[peer].task);
         let is_named = |serial: u64| named.iter().any(|signed| signed.lease.serial == serial);
-        let held = self.tasks[task].leases.iter().filter(|lease| lease.holder == host);
+        let stay = self.hosts[host].stay;
+        let held = self.tasks[task].leases.iter().filter(|lease| lease.holder == host && lease.stay != stay);
         let void: Vec<u64> = held.map(|lease| lease.serial).filter(|serial| !is_named(*serial)).collect();
         for serial in void {
             self.close_lease(serial, None);
@@ -129,6 +131,7 @@ impl Cluster {
         let adopted = Lease {
             serial: lease.serial,
             holder: host,
+            stay: self.hosts[host].stay,
             pieces,
             reported: 0,
             bytes: lease.range.length(),

@@ -205,7 +205,7 @@ impl Cluster {
     fn run_backlog(&mut self) {
         for _ in 0..BACKLOG_PER_CALL {
             match self.backlog.pop_front() {
-                Some(Work::Answer { host, want }) => self.answer(host, want),
+                Some(Work::Answer { host, want }) => self.answer_in_turn(host, want),
                 Some(Work::Befriend { host, task }) => self.befriend(host, task),
                 None => return,
             }

@@ -172,6 +172,9 @@ impl Cluster {
         // They take their connections a moment later, with the backlog.
         let connections_max = self.config.origin_connections_max.saturating_sub(u32::try_from(resolves).unwrap_or(0));
         loop {
+            if self.origins[origin].connections >= connections_max || self.origins[origin].hungry.is_empty() {
+                return;
+            }
             let row = &self.origins[origin];
             let (before, after) = (row.hungry.range(..row.next_task), row.hungry.range(row.next_task..));
             let turn: Vec<Slot<Task>> = after.chain(before).copied().take(TASKS_PER_PUMP).collect();
@@ -303,6 +306,7 @@ impl Cluster {
         let row = Lease {
             serial,
             holder: host,
+            stay: self.hosts[host].stay,
             pieces,
             reported: 0,
             bytes: range.length(),

@@ -94,6 +94,8 @@ pub(crate) enum Tracking {
 pub(crate) struct Lease {
     pub(crate) serial: u64,
     pub(crate) holder: Slot<Host>,
+    /// The stay of its holder in which it was given or named.
+    pub(crate) stay: u64,
     pub(crate) pieces: Range<u32>,
     /// Bytes reported so far.
     pub(crate) reported: u64,

@@ -70,7 +70,9 @@ impl Cluster {
             // Asked again, after a reconnect or a long wait: what was said holds.
             match open.role {
                 Role::Resolves { key, .. } => self.tell_resolver(host, want, key),
-                Role::Waits => self.tell_wait(host, want),
+                Role::Waits if self.is_in_line(id, want, key) => self.tell_wait(host, want),
+                // It was passed over while its stream was broken.
+                Role::Waits => self.answer(id, want),
             }
             return;
         }
@@ -81,6 +83,15 @@ impl Cluster {
         self.drop_want(host, want);
         self.hosts[host].wants.insert(want, OpenWant { key, origin, role: Role::Waits });
         self.answer(id, want);
+    }
+
+    fn is_in_line(&self, id: HostId, want: WantId, key: WantKey) -> bool {
+        match key {
+            WantKey::Resolve(key) | WantKey::Digest(_, Some(key)) => {
+                self.resolves.get(&key).is_some_and(|entry| entry.waiters.contains(&(id, want)))
+            }
+            WantKey::Task(_) | WantKey::Digest(_, None) => false,
+        }
     }
 
     /// Answers a want that waits, with the best that is known now.
@@ -303,8 +314,8 @@ impl Cluster {
         self.pump_all(open.origin);
     }
 
-    /// The next one that waits resolves.
-    fn hand_over(&mut self, key: ResolveKey) {
+    /// The next one that waits resolves; false when nobody does.
+    fn hand_over(&mut self, key: ResolveKey) -> bool {
         while let Some((host, want)) = self.resolves.get_mut(&key).and_then(|entry| entry.waiters.pop_front()) {
             let is_open = self.host_slots.get(&host).is_some_and(|slot| {
                 let row = &self.hosts[*slot];
@@ -312,22 +323,38 @@ impl Cluster {
             });
             if is_open {
                 self.backlog.push_back(Work::Answer { host, want });
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// A connection to `origin` is free: true when a resolve that waited for one goes on.
     pub(crate) fn next_resolve(&mut self, origin: Slot<Origin>) -> bool {
-        let Some(key) = self.origins[origin].resolves.pop_front() else { return false };
-        self.origins[origin].users -= 1;
-        let entry = self.resolves.entry(key).or_default();
-        entry.queued_at = None;
-        let is_private = entry.private_until > self.now;
-        let waiters = if is_private { core::mem::take(&mut entry.waiters) } else { VecDeque::new() };
-        self.backlog.extend(waiters.into_iter().map(|(host, want)| Work::Answer { host, want }));
-        self.hand_over(key);
-        true
+        while let Some(key) = self.origins[origin].resolves.pop_front() {
+            self.origins[origin].users -= 1;
+            let entry = self.resolves.entry(key).or_default();
+            entry.queued_at = None;
+            if entry.private_until > self.now {
+                // Each of them resolves for itself; those for whom there is no connection queue again.
+                let waiters = core::mem::take(&mut entry.waiters);
+                self.backlog.extend(waiters.into_iter().map(|(host, want)| Work::Answer { host, want }));
+                return true;
+            }
+            if self.hand_over(key) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Answers a want whose turn has come. It may turn out to need no connection, or to be gone: then the next one has
+    /// its turn.
+    pub(crate) fn answer_in_turn(&mut self, id: HostId, want: WantId) {
+        let host = self.host_slots.get(&id);
+        let origin = host.and_then(|host| self.hosts[*host].wants.get(&want)).and_then(|open| open.origin);
+        self.answer(id, want);
+        self.pump_all(origin);
     }
 
     pub(crate) fn check_resolver(&mut self, id: HostId, want: WantId, attempt: u64) {
