@@ -4,6 +4,7 @@
 //! A test that needs what this machine does not have calls [`skip`] and returns: it is named and counted at the end of
 //! `tests/run` instead of failing or vanishing.
 
+pub mod cluster;
 pub mod files;
 pub mod lab;
 pub mod nginx;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod workspace;
 
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Says on stderr, and in the file that `tests/run` names in `HAWKER_SKIPPED`, that `test` did not run and why.
@@ -30,6 +32,22 @@ pub fn skip(test: &str, reason: &str) {
 #[must_use]
 pub fn is_full() -> bool {
     std::env::var_os("HAWKER_FULL").is_some_and(|value| value == "1")
+}
+
+/// Whether io_uring works here; kernels, sysctls and container runtimes may deny it.
+#[must_use]
+pub fn has_io_uring() -> bool {
+    hawker_ring::detect(hawker_ring::EngineChoice::Uring).is_ok()
+}
+
+/// An address on loopback that nobody listens at. Somebody else may take it before it is used.
+///
+/// # Panics
+/// When loopback has no free port.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
+    listener.local_addr().expect("a bound listener has an address")
 }
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

@@ -1,14 +1,15 @@
 //! The hawker binary: commands on the outside, the libraries of the workspace inside.
 #![forbid(unsafe_code)]
-#![allow(dead_code, unused_imports, reason = "what agent, scheduler and up will call is here before they are")]
 
 mod arguments;
 mod client;
 mod commands;
 mod demo;
+mod embedded;
 mod exit;
 mod keys;
 mod progress;
+mod settings;
 mod stop;
 mod units;
 
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Up(arguments) => commands::node::up(&arguments),
+        Command::Scheduler(arguments) => commands::node::scheduler(&arguments),
+        Command::Agent(arguments) => commands::node::agent(&arguments),
         Command::Get(arguments) => commands::get::run(arguments),
         Command::Status(arguments) => commands::inspect::status(arguments),
         Command::Ls(arguments) => commands::inspect::list(arguments),

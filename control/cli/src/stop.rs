@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,13 +14,15 @@ use crate::exit::{Exit, Failure};
 pub(crate) struct Stop {
     is_asked: Arc<AtomicBool>,
     deadline: Option<(Instant, Duration)>,
+    /// Who may be in `wait`.
+    waiter: Option<Thread>,
 }
 
 impl Stop {
     /// Stops at the first SIGINT or SIGTERM. The second one ends the process at once, whatever it is doing.
     pub(crate) fn on_signals() -> Result<Self, Failure> {
-        let stop = Self::default();
-        let is_asked = Arc::clone(&stop.is_asked);
+        let stop = Self { waiter: Some(thread::current()), ..Self::default() };
+        let asked = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
@@ -39,9 +41,10 @@ impl Stop {
                             _ = interrupt.recv() => {}
                             _ = terminate.recv() => {}
                         }
-                        if is_asked.swap(true, Ordering::Relaxed) {
+                        if asked.is_asked() {
                             std::process::exit(Exit::Interrupted as i32);
                         }
+                        asked.ask();
                     }
                 });
             })
@@ -57,7 +60,7 @@ impl Stop {
             (Some(old), Some(new)) => Some(if old.0 <= new.0 { old } else { new }),
             (old, new) => old.or(new),
         };
-        Self { is_asked: Arc::clone(&self.is_asked), deadline }
+        Self { is_asked: Arc::clone(&self.is_asked), deadline, waiter: self.waiter.clone() }
     }
 
     /// Whether a signal came.
@@ -68,6 +71,16 @@ impl Stop {
     /// Asks everybody who shares this to end.
     pub(crate) fn ask(&self) {
         self.is_asked.store(true, Ordering::Relaxed);
+        if let Some(waiter) = &self.waiter {
+            waiter.unpark();
+        }
+    }
+
+    /// Waits until somebody asks. For the thread that called [`Self::on_signals`].
+    pub(crate) fn wait(&self) {
+        while !self.is_asked() {
+            thread::park();
+        }
     }
 
     /// Fails once the command must end.

@@ -62,6 +62,9 @@ pub(crate) struct GetArguments {
     /// Make FILE a hard link to the agent's copy when both are on one file system: no second copy, but read-only
     #[arg(long)]
     pub(crate) link: bool,
+    /// What drives sockets and files of the agent inside this command: auto, uring or epoll [default: auto]
+    #[arg(long, env = "HAWKER_ENGINE", value_name = "ENGINE", value_parser = ["auto", "uring", "epoll"])]
+    pub(crate) engine: Option<String>,
     /// Print one JSON object: url, task, bytes, seconds, origin_bytes, peer_bytes, cache_bytes, digest
     #[arg(long)]
     pub(crate) json: bool,

@@ -55,6 +55,9 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Up(UpArguments),
+    Scheduler(SchedulerArguments),
+    Agent(Box<AgentArguments>),
     Get(GetArguments),
     Status(StatusArguments),
     Ls(ListArguments),
@@ -67,6 +70,7 @@ impl Command {
     /// What is logged when nobody says: a server tells what it does, a command only what goes wrong.
     pub(crate) fn default_log(&self) -> &'static str {
         match self {
+            Self::Up(_) | Self::Scheduler(_) | Self::Agent(_) => "info",
             Self::Get(_) | Self::Status(_) | Self::Ls(_) | Self::Stat(_) | Self::Rm(_) | Self::Demo(_) => "warn",
         }
     }

@@ -102,7 +102,7 @@ Runs the scheduler until SIGTERM or Ctrl-C. Agents tell it what they want and ha
 fetches what from the origin. No content passes through it. Downloads that run go on while it is away; a restarted \
 scheduler learns everything from its agents. Its signing key and epoch are on disk.
 
-/healthz and /metrics are on the port after that of --listen.")]
+The same port answers HTTP: /healthz for everybody, /metrics and gRPC reflection on this machine or with the token.")]
 pub(crate) struct SchedulerArguments {
     /// Where agents connect
     #[arg(long, env = "HAWKER_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:7300")]
@@ -117,6 +117,9 @@ pub(crate) struct SchedulerArguments {
     /// Let anybody who reaches this port take part
     #[arg(long, env = "HAWKER_INSECURE")]
     pub(crate) insecure: bool,
+    /// Bearer token that opens /metrics and gRPC reflection to other machines
+    #[arg(long, env = "HAWKER_METRICS_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) metrics_token: Option<String>,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,

@@ -5,7 +5,6 @@ use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use hawker_api::frame;
@@ -37,9 +36,8 @@ pub(crate) enum Heard {
 }
 
 impl Connection {
-    pub(crate) fn connect(path: &Path) -> io::Result<Self> {
-        let socket = UnixStream::connect(path)?;
-        Ok(Self { socket, buffer: Vec::new(), descriptors: VecDeque::new() })
+    pub(crate) fn new(socket: UnixStream) -> Self {
+        Self { socket, buffer: Vec::new(), descriptors: VecDeque::new() }
     }
 
     pub(crate) fn send(&mut self, request: &Request) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! descriptor.
 
 mod connection;
+mod door;
 mod part;
 mod ranges;
 mod transfer;
@@ -9,13 +10,14 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hawker_api::local::{Event, Request, event, request};
 
-pub(crate) use connection::{Connection, Heard};
-pub(crate) use part::{check_target, part_path};
+use connection::Heard;
+pub(crate) use door::Door;
+pub(crate) use part::{check_target, publish};
 pub(crate) use transfer::{Order, Outcome, Placing, Watch, get};
 
 use crate::exit::{Exit, Failure};
@@ -36,27 +38,19 @@ pub(crate) fn default_socket() -> PathBuf {
     }
 }
 
-/// Connects to the agent at `socket`.
-pub(crate) fn connect(socket: &Path) -> Result<Connection, Failure> {
-    Connection::connect(socket).map_err(|error| {
-        Failure::new(Exit::AgentUnreachable, format!("no agent answers at {}: {error}", socket.display()))
-            .hint("start one with `hawker agent` or `hawker up`, or name its socket with --socket")
-    })
-}
-
 /// Asks once and hands every event of the answer to `take`, which says whether another follows.
 pub(crate) fn ask(
-    socket: &Path,
+    door: &Door<'_>,
     request: request::Request,
     stop: &Stop,
     mut take: impl FnMut(event::Event) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    let mut connection = connect(socket)?;
-    connection.send(&Request { request: Some(request) }).map_err(|error| lost(socket, &error.to_string()))?;
+    let mut connection = door.open()?;
+    connection.send(&Request { request: Some(request) }).map_err(|error| door.lost(&error.to_string()))?;
     let stop = stop.within(ANSWER_WITHIN);
     loop {
         stop.check()?;
-        match connection.hear(Duration::from_millis(100)).map_err(|error| lost(socket, &error.to_string()))? {
+        match connection.hear(Duration::from_millis(100)).map_err(|error| door.lost(&error.to_string()))? {
             Heard::Event(Event { event: Some(event::Event::Error(error)) }, _) => return Err(failure_of(&error)),
             Heard::Event(Event { event: Some(event) }, _) => {
                 if !take(event)? {
@@ -65,7 +59,7 @@ pub(crate) fn ask(
             }
             // An event of a newer agent.
             Heard::Event(Event { event: None }, _) | Heard::Silence => {}
-            Heard::Closed => return Err(lost(socket, "it closed the connection without an answer")),
+            Heard::Closed => return Err(door.lost("it closed the connection without an answer")),
         }
     }
 }
@@ -73,9 +67,4 @@ pub(crate) fn ask(
 /// The failure that an agent's error stands for.
 pub(crate) fn failure_of(error: &hawker_api::local::Error) -> Failure {
     Failure::new(Exit::from_code(error.code), error.message.clone()).hint(error.hint.clone())
-}
-
-pub(crate) fn lost(socket: &Path, why: &str) -> Failure {
-    Failure::new(Exit::AgentUnreachable, format!("lost the agent at {}: {why}", socket.display()))
-        .hint("see its log; run the command again when it is back")
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use hawker_agent::embedded::part_dir;
 use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
@@ -20,14 +21,6 @@ pub(crate) struct Part {
     path: PathBuf,
     file: File,
     is_kept: bool,
-}
-
-/// `.FILE.hawker-part` beside FILE.
-pub(crate) fn part_path(target: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(".hawker-part");
-    target.with_file_name(name)
 }
 
 /// Says now what would fail after the download: FILE exists, is a directory, or lies nowhere.
@@ -83,7 +76,7 @@ pub(crate) fn publish(whole: &Path, target: &Path, overwrite: bool) -> Result<()
 impl Part {
     /// The empty part of `target`, locked, so that two downloads to one FILE do not mix.
     pub(crate) fn create(target: &Path) -> Result<Self, Failure> {
-        let path = part_path(target);
+        let path = part_dir(target);
         let cannot = |error: &io::Error| Failure::io(format_args!("cannot write {}", path.display()), error);
         if path.is_dir() {
             // An interrupted download without an agent left it; now there is one.

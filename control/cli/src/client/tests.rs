@@ -83,7 +83,7 @@ impl Stage {
     }
 
     fn get(&self, order: &Order, placing: &Placing) -> Result<Outcome, Failure> {
-        get(&self.socket(), order, placing, &mut Silent, &Stop::default())
+        get(&Door::at(&self.socket()), order, placing, &mut Silent, &Stop::default())
     }
 
     fn copy(&self) -> Placing {
@@ -343,7 +343,7 @@ fn a_download_that_is_stopped_leaves_nothing_with_an_agent() {
         asked.ask();
         scene.wait_for_the_end();
     }]);
-    let failure = get(&stage.socket(), &order(None), &stage.copy(), &mut Silent, &stop).unwrap_err();
+    let failure = get(&Door::at(&stage.socket()), &order(None), &stage.copy(), &mut Silent, &stop).unwrap_err();
     agent.join().unwrap();
     assert_eq!(failure.exit, Exit::Interrupted);
     assert!(stage.left().is_empty());

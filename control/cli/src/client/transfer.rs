@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,10 @@ use hawker_proto::resolve::Digest;
 use sha2::Digest as _;
 
 use super::connection::{Connection, Heard};
+use super::door::Door;
+use super::failure_of;
 use super::part::{Part, STEP_BYTES};
 use super::ranges::RangeSet;
-use super::{connect, failure_of, lost};
 use crate::exit::{Exit, Failure};
 use crate::stop::Stop;
 
@@ -73,9 +74,9 @@ pub(crate) trait Watch {
     fn note(&mut self, text: &str);
 }
 
-/// Downloads through the agent at `socket`.
+/// Downloads through the agent behind `door`.
 pub(crate) fn get(
-    socket: &Path,
+    door: &Door<'_>,
     order: &Order,
     placing: &Placing,
     watch: &mut dyn Watch,
@@ -83,7 +84,7 @@ pub(crate) fn get(
 ) -> Result<Outcome, Failure> {
     let stop = order.timeout.map_or_else(|| stop.clone(), |limit| stop.within(limit));
     let start = Instant::now();
-    let mut connection = connect(socket)?;
+    let mut connection = door.open()?;
     let mut transfer = Transfer::new(order, placing)?;
     loop {
         let why = match follow(&mut connection, &mut transfer, watch, &stop)? {
@@ -91,7 +92,7 @@ pub(crate) fn get(
             Followed::Lost(why) => why,
         };
         watch.note(&format!("lost the agent ({why}); trying again for {} s", RECONNECT_WITHIN.as_secs()));
-        connection = reconnect(socket, &why, &stop)?;
+        connection = reconnect(door, &why, &stop)?;
         watch.note("the agent is back");
     }
 }
@@ -135,14 +136,14 @@ fn follow(
     }
 }
 
-fn reconnect(socket: &Path, why: &str, stop: &Stop) -> Result<Connection, Failure> {
+fn reconnect(door: &Door<'_>, why: &str, stop: &Stop) -> Result<Connection, Failure> {
     let deadline = Instant::now() + RECONNECT_WITHIN;
     loop {
         stop.check()?;
-        match Connection::connect(socket) {
+        match door.try_open() {
             Ok(connection) => return Ok(connection),
             Err(_) if Instant::now() < deadline => thread::sleep(RECONNECT_EVERY),
-            Err(_) => return Err(lost(socket, why)),
+            Err(_) => return Err(door.lost(why)),
         }
     }
 }

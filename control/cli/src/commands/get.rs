@@ -1,13 +1,16 @@
 //! `hawker get`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use crate::arguments::GetArguments;
-use crate::client::{Order, Outcome, Placing, check_target, default_socket, get};
+use crate::client::{Door, Order, Outcome, Placing, Watch, check_target, default_socket, get};
+use crate::embedded::{Place, get_alone};
 use crate::exit::Failure;
 use crate::progress::{Silent, describe_sources, watch_for_stderr};
+use crate::settings;
 use crate::stop::Stop;
 use crate::units::{show_rate, show_size};
 
@@ -37,12 +40,17 @@ pub(crate) fn run(arguments: GetArguments) -> Result<ExitCode, Failure> {
         limit_bytes_per_s: arguments.limit.unwrap_or(0),
         timeout: arguments.timeout,
     };
-    let (target, overwrite) = (arguments.output.clone(), arguments.overwrite);
-    let placing =
-        if arguments.link { Placing::Link { target, overwrite } } else { Placing::Copy { target, overwrite } };
     let mut watch = if arguments.json { Box::new(Silent) } else { watch_for_stderr() };
-    let socket = arguments.socket.unwrap_or_else(default_socket);
-    let outcome = get(&socket, &order, &placing, watch.as_mut(), &stop)?;
+    let place = Place {
+        target: arguments.output.clone(),
+        overwrite: arguments.overwrite,
+        is_linked: arguments.link,
+        engine: settings::parse_engine(arguments.engine.as_deref().unwrap_or("auto")).map_err(Failure::usage)?,
+    };
+    let outcome = match find_agent(arguments.socket) {
+        Some(door) => through_agent(&door, &order, place, watch.as_mut(), &stop),
+        None => get_alone(&order, &place, watch.as_mut(), &stop),
+    }?;
     drop(watch);
     if arguments.json {
         print_json(&order, &outcome);
@@ -50,6 +58,32 @@ pub(crate) fn run(arguments: GetArguments) -> Result<ExitCode, Failure> {
         print_line(&arguments.output.display().to_string(), &outcome);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The agent to use: the one that was named, else the one at the default socket if it answers there.
+fn find_agent(named: Option<PathBuf>) -> Option<Door<'static>> {
+    named.map(Door::Socket).or_else(|| {
+        let door = Door::Socket(default_socket());
+        match door.try_open() {
+            Ok(_) => Some(door),
+            Err(error) => {
+                tracing::debug!(%door, %error, "no agent; doing without");
+                None
+            }
+        }
+    })
+}
+
+fn through_agent(
+    door: &Door<'_>,
+    order: &Order,
+    place: Place,
+    watch: &mut dyn Watch,
+    stop: &Stop,
+) -> Result<Outcome, Failure> {
+    let Place { target, overwrite, is_linked, .. } = place;
+    let placing = if is_linked { Placing::Link { target, overwrite } } else { Placing::Copy { target, overwrite } };
+    get(door, order, &placing, watch, stop)
 }
 
 /// Refuses here what an agent would refuse too, but as a mistake in the command line.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::print_json;
 use crate::arguments::{ListArguments, RemoveArguments, StatArguments, StatusArguments};
-use crate::client::{ask, default_socket};
+use crate::client::{Door, ask, default_socket};
 use crate::exit::Failure;
 use crate::progress::describe_sources;
 use crate::stop::Stop;
@@ -31,9 +31,9 @@ pub(crate) fn status(arguments: StatusArguments) -> Result<ExitCode, Failure> {
 }
 
 pub(crate) fn list(arguments: ListArguments) -> Result<ExitCode, Failure> {
-    let socket = arguments.target.socket.unwrap_or_else(default_socket);
+    let door = Door::Socket(arguments.target.socket.unwrap_or_else(default_socket));
     let mut tasks = Vec::new();
-    ask(&socket, request::Request::List(List {}), &Stop::on_signals()?, |event| match event {
+    ask(&door, request::Request::List(List {}), &Stop::on_signals()?, |event| match event {
         event::Event::Tasks(mut list) => {
             tasks.append(&mut list.tasks);
             Ok(list.more)
@@ -84,9 +84,9 @@ fn ask_one<T>(
     question: request::Request,
     pick: impl Fn(event::Event) -> Option<T>,
 ) -> Result<T, Failure> {
-    let socket = socket.unwrap_or_else(default_socket);
+    let door = Door::Socket(socket.unwrap_or_else(default_socket));
     let mut answer = None;
-    ask(&socket, question, &Stop::on_signals()?, |event| {
+    ask(&door, question, &Stop::on_signals()?, |event| {
         answer = pick(event);
         Ok(false)
     })?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod get;
 pub(crate) mod inspect;
+pub(crate) mod node;
 
 /// Prints one JSON object. Nobody reading any more is no failure of the command.
 pub(crate) fn print_json(report: &impl serde::Serialize) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hawker_api::local::{Status, StatusReport, event, request};
 
-use crate::client::ask;
+use crate::client::{Door, ask};
 use crate::exit::{Exit, Failure};
 use crate::stop::Stop;
 
@@ -81,8 +81,8 @@ impl Host {
         Ok(host)
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    pub(super) fn door(&self) -> Door<'static> {
+        Door::at(&self.socket)
     }
 
     /// Waits until the agent answers and has its scheduler.
@@ -107,7 +107,7 @@ impl Host {
 
     fn status(&self, stop: &Stop) -> Result<StatusReport, Failure> {
         let mut found = None;
-        ask(&self.socket, request::Request::Status(Status {}), stop, |event| {
+        ask(&self.door(), request::Request::Status(Status {}), stop, |event| {
             if let event::Event::Status(report) = event {
                 found = Some(report);
             }

@@ -178,7 +178,7 @@ fn download_on_all(
                 let start = Instant::now();
                 let placing = Placing::Copy { target: output.clone(), overwrite: false };
                 let mut watch = Share { totals, done: 0 };
-                let result = get(agent.socket(), order, &placing, &mut watch, stop);
+                let result = get(&agent.door(), order, &placing, &mut watch, stop);
                 Download { host: agent.name.clone(), seconds: start.elapsed().as_secs_f64(), output, result }
             };
             let handle = thread::Builder::new().spawn_scoped(scope, job);

@@ -1,0 +1,228 @@
+//! From what was typed, set in the environment and written in a file to what an agent is told.
+//!
+//! A flag wins over its variable, the variable over the file, the file over the default. clap has merged the first two.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use hawker_agent::EngineChoice;
+use hawker_agent::config::{AgentConfig, DiskLimit, Rates, WriteChoice};
+use serde::Deserialize;
+
+use crate::arguments::{AgentArguments, parse_label};
+use crate::client::default_socket;
+use crate::exit::Failure;
+use crate::keys;
+use crate::units::{parse_duration, parse_rate, parse_size};
+
+/// Not among the ephemeral ports, and next to each other: one firewall rule.
+pub(crate) const PEER_PORT: u16 = 7310;
+pub(crate) const HTTP_PORT: u16 = 7311;
+
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A settings file. Its names are the flags' names; one that is unknown is a mistake, not a comment.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct AgentFile {
+    scheduler: Option<String>,
+    data_dir: Option<PathBuf>,
+    advertise: Option<IpAddr>,
+    peer_port: Option<u16>,
+    http_port: Option<u16>,
+    socket: Option<PathBuf>,
+    cluster_key: Option<PathBuf>,
+    insecure: Option<bool>,
+    seed: Option<bool>,
+    label: Vec<String>,
+    engine: Option<String>,
+    shards: Option<u8>,
+    limit_up: Option<Amount>,
+    limit_down: Option<Amount>,
+    limit_origin: Option<Amount>,
+    limit_disk: Option<Amount>,
+    drain: Option<Amount>,
+}
+
+/// `"200Mbit/s"` or a bare number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Number(u64),
+    Text(String),
+}
+
+impl Amount {
+    fn parse<T>(&self, parse: fn(&str) -> Result<T, String>) -> Result<T, String> {
+        match self {
+            Self::Number(number) => parse(&number.to_string()),
+            Self::Text(text) => parse(text),
+        }
+    }
+}
+
+/// What the agent is told.
+pub(crate) fn resolve(arguments: &AgentArguments) -> Result<AgentConfig, Failure> {
+    let (file, place) = match &arguments.config {
+        Some(path) => (read_file(path)?, path.display().to_string()),
+        None => (AgentFile::default(), String::new()),
+    };
+    let in_file = |name: &str, error: String| Failure::usage(format!("{place}: {name}: {error}"));
+    let rate = |flag: Option<u64>, amount: &Option<Amount>, name: &str| match (flag, amount) {
+        (None, Some(amount)) => amount.parse(parse_rate).map(Some).map_err(|error| in_file(name, error)),
+        _ => Ok(flag),
+    };
+    // 0 is free, as everywhere.
+    let limit = |rate: Option<u64>| rate.filter(|bytes_per_s| *bytes_per_s > 0);
+
+    let rates = Rates {
+        up: limit(rate(arguments.limit_up, &file.limit_up, "limit-up")?),
+        down: limit(rate(arguments.limit_down, &file.limit_down, "limit-down")?),
+        origin: limit(rate(arguments.limit_origin, &file.limit_origin, "limit-origin")?),
+    };
+    let disk_bytes = match (arguments.limit_disk, &file.limit_disk) {
+        (None, Some(amount)) => Some(amount.parse(parse_size).map_err(|error| in_file("limit-disk", error))?),
+        (flag, _) => flag,
+    };
+    let drain = match (arguments.drain, &file.drain) {
+        (None, Some(amount)) => amount.parse(parse_duration).map_err(|error| in_file("drain", error))?,
+        (flag, _) => flag.unwrap_or(DRAIN),
+    };
+    let labels = if arguments.label.is_empty() {
+        let parsed: Result<_, String> = file.label.iter().map(|text| parse_label(text)).collect();
+        parsed.map_err(|error| in_file("label", error))?
+    } else {
+        arguments.label.clone()
+    };
+    let engine = arguments.engine.as_deref().or(file.engine.as_deref()).unwrap_or("auto");
+    let is_insecure = arguments.insecure.or(file.insecure).unwrap_or(false);
+    let key_path = arguments.cluster_key.as_deref().or(file.cluster_key.as_deref());
+    // Said on the command line, --insecure means what it says, whatever key the file names.
+    let cluster_key = if arguments.insecure == Some(true) { None } else { keys::find(key_path)? };
+    let http_port = arguments.http_port.or(file.http_port).unwrap_or(HTTP_PORT);
+    let shards = arguments.shards.or(file.shards);
+    if shards == Some(0) {
+        return Err(in_file("shards", "at least 1 is needed".to_owned()));
+    }
+    Ok(AgentConfig {
+        data_dir: arguments.data_dir.clone().or(file.data_dir).map_or_else(default_data_dir, Ok)?,
+        scheduler: arguments.scheduler.clone().or(file.scheduler).map(|url| check_scheduler(&url)).transpose()?,
+        advertise: arguments.advertise.or(file.advertise).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        peer_port: Some(arguments.peer_port.or(file.peer_port).unwrap_or(PEER_PORT)),
+        http: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, http_port))),
+        socket: Some(arguments.socket.clone().or(file.socket).unwrap_or_else(default_socket)),
+        cluster_key,
+        is_insecure_allowed: is_insecure,
+        is_seed: arguments.seed.or(file.seed).unwrap_or(false),
+        labels,
+        engine: parse_engine(engine).map_err(|error| in_file("engine", error))?,
+        shards: shards.map(usize::from),
+        rates,
+        disk: disk_bytes.map_or(DiskLimit::KeepFree, DiskLimit::Bytes),
+        write: WriteChoice::Auto,
+        drain,
+    })
+}
+
+/// Where an agent keeps its tasks when nobody says otherwise.
+pub(crate) fn default_data_dir() -> Result<PathBuf, Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/hawker"));
+    }
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_DATA_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
+        .map(|directory| directory.join("hawker"))
+        .ok_or_else(|| Failure::usage("neither HOME nor XDG_DATA_HOME is set").hint("name a directory with --data-dir"))
+}
+
+pub(crate) fn parse_engine(text: &str) -> Result<EngineChoice, String> {
+    match text {
+        "auto" => Ok(EngineChoice::Auto),
+        "uring" => Ok(EngineChoice::Uring),
+        "epoll" => Ok(EngineChoice::Epoll),
+        _ => Err(format!("`{text}` is not auto, uring or epoll")),
+    }
+}
+
+/// `10.0.0.1:7300` is what people type for `http://10.0.0.1:7300`.
+fn check_scheduler(text: &str) -> Result<String, Failure> {
+    let url = if SocketAddr::from_str(text).is_ok() { format!("http://{text}") } else { text.to_owned() };
+    match hawker_proto::url::Url::parse(&url) {
+        Ok(_) => Ok(url),
+        Err(error) => Err(Failure::usage(format!("--scheduler {text}: {error}")).hint("such as http://10.0.0.1:7300")),
+    }
+}
+
+fn read_file(path: &Path) -> Result<AgentFile, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Exit;
+
+    fn with_file(text: &str, arguments: AgentArguments) -> Result<AgentConfig, Failure> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        resolve(&AgentArguments { config: Some(path), ..arguments })
+    }
+
+    #[test]
+    fn a_file_may_hold_every_flag() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key");
+        keys::find_or_make(&key).unwrap();
+        let text = format!(
+            "scheduler = '10.0.0.1:7300'\ndata-dir = '/d'\nadvertise = '10.0.0.2'\npeer-port = 1\nhttp-port = 2\n\
+             socket = '/s'\ncluster-key = '{}'\ninsecure = false\nseed = true\nlabel = ['zone=a', 'rack=7']\n\
+             engine = 'epoll'\nshards = 3\nlimit-up = '200Mbit/s'\nlimit-down = 1000\nlimit-origin = 0\n\
+             limit-disk = '1GiB'\ndrain = '3s'\n",
+            key.display()
+        );
+        let config = with_file(&text, AgentArguments::default()).unwrap();
+        assert_eq!(config.scheduler.as_deref(), Some("http://10.0.0.1:7300"));
+        assert_eq!(config.data_dir, Path::new("/d"));
+        assert_eq!(config.advertise, IpAddr::from([10, 0, 0, 2]));
+        assert_eq!((config.peer_port, config.http.map(|http| http.port())), (Some(1), Some(2)));
+        assert_eq!(config.socket.as_deref(), Some(Path::new("/s")));
+        assert!(config.cluster_key.is_some() && config.is_seed && !config.is_insecure_allowed);
+        assert_eq!(config.labels, [("zone".to_owned(), "a".to_owned()), ("rack".to_owned(), "7".to_owned())]);
+        assert_eq!((config.engine, config.shards), (EngineChoice::Epoll, Some(3)));
+        assert_eq!(config.rates, Rates { up: Some(25_000_000), down: Some(1000), origin: None });
+        assert_eq!((config.disk, config.drain), (DiskLimit::Bytes(1 << 30), Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let arguments = AgentArguments { peer_port: Some(9), limit_up: Some(0), ..AgentArguments::default() };
+        let config = with_file("peer-port = 1\nlimit-up = 5\nlimit-down = 6", arguments).unwrap();
+        assert_eq!(config.peer_port, Some(9));
+        assert_eq!(config.rates, Rates { up: None, down: Some(6), origin: None });
+        assert_eq!(config.http.map(|http| http.port()), Some(HTTP_PORT));
+        assert_eq!(config.disk, DiskLimit::KeepFree);
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_names_the_file_and_the_value() {
+        for (text, part) in [
+            ("peer_port = 1", "peer_port"),
+            ("limit-up = '5M'", "5M"),
+            ("engine = 'kqueue'", "kqueue"),
+            ("label = ['zone']", "zone"),
+            ("shards = 0", "shards"),
+            ("scheduler = 'ftp://x'", "ftp://x"),
+            ("cluster-key = '/does/not/exist'", "/does/not/exist"),
+        ] {
+            let failure = with_file(text, AgentArguments::default()).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{text}");
+            assert!(failure.message.contains(part), "{text}: {}", failure.message);
+        }
+    }
+}
