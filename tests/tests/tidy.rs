@@ -8,7 +8,7 @@ use hawker_tests::workspace;
 const LINES_MAX: usize = 800;
 
 /// Rooms whose unsafe code is their purpose, and how many of their files may hold some.
-const UNSAFE_ROOMS: &[(&str, usize)] = &[("dataplane/ring/src", usize::MAX), ("storage/src", 1)];
+const UNSAFE_ROOMS: &[(&str, usize)] = &[("dataplane/ring", usize::MAX), ("storage/src", 1)];
 
 const PURE_ROOMS: &[&str] = &["dataplane/proto", "dataplane/swarm", "control/scheduler"];
 

@@ -40,6 +40,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Stat(arguments) => commands::inspect::stat(arguments),
         Command::Rm(arguments) => commands::inspect::remove(arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Bench(arguments) => commands::bench::run(arguments),
+        Command::BenchWorker(arguments) => commands::bench::worker(&arguments),
     }
 }
 

@@ -21,7 +21,21 @@ fn help_names_every_command_and_the_exit_codes() {
     let output = hawker(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8_lossy(&output.stdout);
-    for word in ["demo", "get", "status", "ls", "stat", "rm", "Exit codes", "7 agent unreachable", "256MiB"] {
+    for word in [
+        "demo",
+        "get",
+        "status",
+        "ls",
+        "stat",
+        "rm",
+        "up",
+        "agent",
+        "scheduler",
+        "bench",
+        "Exit codes",
+        "7 agent unreachable",
+        "256MiB",
+    ] {
         assert!(text.contains(word), "{word} is missing:\n{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! What can be typed: commands, flags and their help. Nothing here decides what a flag means for the program;
 //! `settings` and the commands resolve these raw arguments first.
 
+mod bench;
 mod demo;
 mod get;
 mod inspect;
@@ -8,6 +9,7 @@ mod node;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use bench::{BenchArguments, BenchScenario, BenchWorkerArguments};
 pub(crate) use demo::DemoArguments;
 pub(crate) use get::GetArguments;
 pub(crate) use inspect::{ListArguments, RemoveArguments, StatArguments, StatusArguments};
@@ -64,6 +66,9 @@ pub(crate) enum Command {
     Stat(StatArguments),
     Rm(RemoveArguments),
     Demo(DemoArguments),
+    Bench(BenchArguments),
+    #[command(name = hawker_bench::WORKER_COMMAND, hide = true)]
+    BenchWorker(BenchWorkerArguments),
 }
 
 impl Command {
@@ -71,7 +76,7 @@ impl Command {
     pub(crate) fn default_log(&self) -> &'static str {
         match self {
             Self::Up(_) | Self::Scheduler(_) | Self::Agent(_) => "info",
-            Self::Get(_) | Self::Status(_) | Self::Ls(_) | Self::Stat(_) | Self::Rm(_) | Self::Demo(_) => "warn",
+            _ => "warn",
         }
     }
 }
@@ -112,7 +117,7 @@ mod tests {
 
     #[test]
     fn every_command_and_every_flag_explains_itself() {
-        for command in Arguments::command().get_subcommands() {
+        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
                 assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());

@@ -1,5 +1,6 @@
 //! One module per command.
 
+pub(crate) mod bench;
 pub(crate) mod get;
 pub(crate) mod inspect;
 pub(crate) mod node;
