@@ -82,7 +82,8 @@ pub(crate) fn heat(path: &Path, bytes: u64) -> Result<(), BenchError> {
     }
     io::copy(&mut file, &mut io::sink()).map_err(&failed)?;
     match residency(&file, 0, bytes) {
-        Residency::Absent => Err(BenchError::Host("the page cache has no room for the bench's file".to_owned())),
+        // Too little memory, or a host that reclaims cold pages ahead of need (DAMON).
+        Residency::Absent => Err(BenchError::Host(format!("the page cache does not keep a file of {bytes} bytes"))),
         Residency::Resident | Residency::Unknown => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,15 @@ const HEAD_BYTES_MAX: u64 = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Origin {
     address: SocketAddr,
-    bytes_sent: Arc<AtomicU64>,
+    served: Arc<Served>,
+}
+
+/// What the threads of connections share.
+#[derive(Debug)]
+struct Served {
+    path: PathBuf,
+    bytes: u64,
+    bytes_sent: AtomicU64,
 }
 
 impl Origin {
@@ -29,16 +37,17 @@ impl Origin {
             Ok((listener.local_addr()?, listener))
         };
         let (address, listener) = listen().map_err(BenchError::io("listen on loopback"))?;
-        let bytes_sent = Arc::new(AtomicU64::new(0));
-        let served = Arc::new((content.path().to_owned(), content.bytes(), Arc::clone(&bytes_sent)));
+        let served =
+            Arc::new(Served { path: content.path().to_owned(), bytes: content.bytes(), bytes_sent: AtomicU64::new(0) });
+        let origin = Self { address, served: Arc::clone(&served) };
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let served: Arc<(PathBuf, u64, Arc<AtomicU64>)> = Arc::clone(&served);
+                let served = Arc::clone(&served);
                 // A client that hangs up is no failure of the origin.
-                std::thread::spawn(move || drop(answer(&stream, &served.0, served.1, &served.2)));
+                std::thread::spawn(move || drop(answer(&stream, &served)));
             }
         });
-        Ok(Self { address, bytes_sent })
+        Ok(origin)
     }
 
     pub(super) fn url(&self) -> String {
@@ -49,14 +58,16 @@ impl Origin {
         self.address.port()
     }
 
-    /// Body bytes so far.
+    /// Body bytes that were asked for so far.
     pub(super) fn bytes_sent(&self) -> u64 {
-        self.bytes_sent.load(Ordering::Relaxed)
+        self.served.bytes_sent.load(Ordering::Relaxed)
     }
 }
 
 /// One request per connection.
-fn answer(stream: &TcpStream, path: &Path, bytes: u64, bytes_sent: &AtomicU64) -> io::Result<()> {
+fn answer(stream: &TcpStream, served: &Served) -> io::Result<()> {
+    let Served { path, bytes, bytes_sent } = served;
+    let bytes = *bytes;
     let mut reader = BufReader::new(stream).take(HEAD_BYTES_MAX);
     let mut range = None;
     let mut line = String::new();
@@ -78,9 +89,9 @@ fn answer(stream: &TcpStream, path: &Path, bytes: u64, bytes_sent: &AtomicU64) -
     out.write_all(b"\r\n")?;
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(start))?;
-    let sent = io::copy(&mut file.take(end - start), &mut out)?;
-    bytes_sent.fetch_add(sent, Ordering::Relaxed);
-    Ok(())
+    // Before they are sent: a client that hangs up has had some of them.
+    bytes_sent.fetch_add(end - start, Ordering::Relaxed);
+    io::copy(&mut file.take(end - start), &mut out).map(drop)
 }
 
 /// The one form of Range that Hawker sends, `bytes=FIRST-LAST`, cut at the end of the content.
