@@ -57,7 +57,7 @@ impl Cluster {
         let (row, wisher) = (&self.tasks[task], &self.peers[peer]);
         let cool_for = u64::from(wisher.cool_until_s).saturating_sub(self.seconds());
         if row.is_changed || row.is_fetched() {
-            self.refuse(host, id, RETRY_MAX, true);
+            self.refuse(host, id, self.retry_of(task), true);
         } else if wisher.is_refused || row.origin.is_none() {
             self.refuse(host, id, RETRY_REFUSED, false);
         } else if cool_for > 0 {
@@ -102,13 +102,17 @@ impl Cluster {
         let Some(peer) = self.peer_of(host, task) else { return };
         if self.peers[peer].ask.is_some_and(|key| key.number == number) {
             self.forget_ask(peer);
-            // Where thousands ask, they ask less often.
-            let peers = self.tasks[self.peers[peer].task].peers.len() as u64;
-            self.refuse(host, task, Duration::from_millis(peers).clamp(RETRY_MIN, RETRY_MAX), false);
+            self.refuse(host, task, self.retry_of(self.peers[peer].task), false);
         }
     }
 
-    /// `is_over`: nothing will ever be leased again.
+    /// Where thousands ask, they ask less often. What is fetched may die with its only holder, and then whoever lacks it
+    /// should not be waiting for long.
+    fn retry_of(&self, task: Slot<Task>) -> Duration {
+        Duration::from_millis(self.tasks[task].peers.len() as u64).clamp(RETRY_MIN, RETRY_MAX)
+    }
+
+    /// `is_over`: every byte has left the origin, or its content is another now.
     fn refuse(&mut self, host: Slot<Host>, task: TaskId, retry: Duration, is_over: bool) {
         let is_changed = is_over && self.task_of(host, task).is_some_and(|task| self.tasks[task].is_changed);
         self.send(host, ToHost::NoLease { task, retry, is_done: is_over && !is_changed, is_changed });
@@ -119,7 +123,7 @@ impl Cluster {
         let asks: Vec<Slot<Peer>> = self.tasks[task].asks.values().map(|ask| ask.peer).collect();
         for peer in asks {
             self.forget_ask(peer);
-            self.refuse(self.peers[peer].host, self.tasks[task].id, RETRY_MAX, true);
+            self.refuse(self.peers[peer].host, self.tasks[task].id, self.retry_of(task), true);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::table::Slot;
 use crate::task::{Peer, Task};
 
 /// What a resolver's one GET asks for: a first lease that is worth its round trip on any link.
-pub(crate) const RESOLVE_BYTES: u64 = 16 << 20;
+pub(crate) const RESOLVE_BYTES: u64 = 4 << 20;
 
 /// Hosts that may try in turn before all are told that it failed.
 const ATTEMPTS: u8 = 3;
