@@ -36,8 +36,9 @@ pub(super) struct Cluster<'a> {
     cluster_key: String,
     scheduler: String,
     scheduler_port: u16,
-    _scheduler: Process,
+    /// Before the scheduler, so that it ends first: an agent complains of a scheduler that has gone.
     pub(super) parent: Node,
+    _scheduler: Process,
     /// The parent's file, for its pages, and what `get` said of it.
     parent_file: PathBuf,
     digest: String,
