@@ -102,7 +102,7 @@ impl Cluster {
         let held = self.tasks[task].leases.iter().filter(|lease| lease.holder == host && lease.stay != stay);
         let void: Vec<u64> = held.map(|lease| lease.serial).filter(|serial| !is_named(*serial)).collect();
         for serial in void {
-            self.close_lease(serial, None);
+            self.close_lease(serial, None, false);
         }
         for signed in named {
             self.adopt_lease(host, task, signed);

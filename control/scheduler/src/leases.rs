@@ -379,10 +379,13 @@ impl Cluster {
                 row.patience = 0;
             }
         }
-        self.close_lease(serial, Some(upto));
+        let known_rest = outcome != LeaseOutcome::Returned;
+        self.close_lease(serial, Some(upto), known_rest);
         match outcome {
             LeaseOutcome::Complete => self.peers[peer].failures = 0,
-            LeaseOutcome::Returned => {}
+            // It has the rest already, or its neighbors do: then that is held by somebody who has not said so yet.
+            // Leased again at once, it would come back at once, from one host after another.
+            LeaseOutcome::Returned => self.clear_doubt(task),
             LeaseOutcome::Failed { retry_after } => self.lease_failed(peer, retry_after),
             LeaseOutcome::Refused => self.peers[peer].is_refused = true,
             LeaseOutcome::Changed => self.origin_changed(task),
@@ -422,20 +425,20 @@ impl Cluster {
             let row = &mut self.origins[origin];
             row.patience = (row.patience + 1).min(PATIENCE_MAX);
         }
-        self.close_lease(serial, None);
+        self.close_lease(serial, None, false);
         self.clear_doubt(task);
         self.pump_task(task);
     }
 
     /// Ends a lease. With `upto` its holder said what it has; without, all of it is in doubt.
-    pub(crate) fn close_lease(&mut self, serial: u64, upto: Option<u64>) {
+    pub(crate) fn close_lease(&mut self, serial: u64, upto: Option<u64>, is_rest_free: bool) {
         let Some(task) = self.lease_tasks.remove(&serial) else { return };
         let row = &mut self.tasks[task];
         let at = row.leases.iter().position(|lease| lease.serial == serial).expect("a live lease is in its task");
         let lease = row.leases.swap_remove(at);
         let stored = upto.map_or(0..0, |upto| row.pieces_below(&lease.pieces, upto));
         if let Tracking::Each(pieces) = &mut row.pieces {
-            pieces.settle(&lease.pieces, stored, lease.holder, upto.is_some());
+            pieces.settle(&lease.pieces, stored, lease.holder, is_rest_free);
         }
         if let Some(origin) = row.origin {
             self.origins[origin].lease_closed(lease.bytes - lease.reported);

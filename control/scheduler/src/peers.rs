@@ -168,7 +168,7 @@ impl Cluster {
         let (host, task) = (self.peers[peer].host, self.peers[peer].task);
         self.forget_ask(peer);
         for serial in self.leases_of(host, task) {
-            self.close_lease(serial, None);
+            self.close_lease(serial, None, false);
         }
         let row = &mut self.peers[peer];
         (row.is_stale, row.is_refused, row.have_count, row.failures) = (false, false, 0, 0);
@@ -251,7 +251,7 @@ impl Cluster {
         self.forget_ask(peer);
         self.stop_running(peer);
         for serial in self.leases_of(host, task) {
-            self.close_lease(serial, None);
+            self.close_lease(serial, None, false);
         }
         let others: Vec<Slot<Peer>> =
             places(self.peers[peer].mask).map(|place| self.neighbor_peer(host, task, place)).collect();

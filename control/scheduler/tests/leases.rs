@@ -279,3 +279,16 @@ fn ask_for_an_unknown_task_is_answered() {
     world.ask(host, 7);
     assert!(matches!(world.heard(host), [ToHost::NoLease { task, is_done: false, .. }] if *task == task_of(7)));
 }
+
+#[test]
+fn returned_pieces_are_asked_for_among_the_peers_before_they_are_leased_again() {
+    let mut world = world_of(200 * MIB);
+    let hosts = swarm(&mut world, 3);
+    let lease = world.last_lease(hosts[0]).unwrap();
+    world.lease_done(hosts[0], Some(lease.start()), LeaseOutcome::Returned);
+    let is_asked = world.heard(hosts[1]).iter().any(|message| matches!(message, ToHost::Report { .. }));
+    assert!(is_asked, "a host gives back what it or its neighbors have: somebody holds it");
+    // All three answered that they do not.
+    world.ask(hosts[1], 1);
+    assert_eq!(world.last_lease(hosts[1]).map(|next| next.start()), Some(lease.start()));
+}

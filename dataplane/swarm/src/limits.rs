@@ -60,6 +60,8 @@ pub struct DownloadConfig {
     pub leases_alone_max: usize,
     /// Leases held at the same time by a host with neighbors: the current one and the next.
     pub leases_max: usize,
+    /// Wait before the next lease is asked for when the last one held nothing that this host lacked.
+    pub return_pause: Duration,
     /// Shortest wait before a host without a scheduler goes to the origin; the longest is twice as long.
     pub away_wait_min: Duration,
     /// Bad blocks from one neighbor until it is banned for the task.
@@ -95,6 +97,7 @@ impl Default for DownloadConfig {
             lease_ahead: Duration::from_millis(500),
             leases_alone_max: 4,
             leases_max: 2,
+            return_pause: Duration::from_millis(100),
             away_wait_min: Duration::from_secs(2),
             bad_blocks_max: 2,
         }

@@ -158,7 +158,11 @@ impl Download {
                 self.origin.fetches.push(Fetch { lease, range, upto: range.start(), is_stopped: false });
                 self.outputs.push_back(DownloadOutput::FetchOrigin { lease, range });
             }
-            None => self.outputs.push_back(DownloadOutput::ReturnLease { lease, range }),
+            None => {
+                // The scheduler finds out where these pieces are; asking again at once would give us the same.
+                self.not_before(self.now + self.config.return_pause);
+                self.outputs.push_back(DownloadOutput::ReturnLease { lease, range });
+            }
         }
     }
 
