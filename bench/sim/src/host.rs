@@ -1,21 +1,30 @@
 //! One simulated host: the production machines, its wires, and what a shell keeps for them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hawker_proto::{BlockIndex, Geometry, Instant, PieceIndex, PieceMap};
 use hawker_swarm::{Download, Upload};
 
 use crate::Scenario;
+use crate::agent::Control;
 use crate::network::{Downlink, Uplink};
 
 pub(crate) struct Host {
+    pub(crate) control: Control,
+    /// Begun anew when the scheduler names the task.
     pub(crate) download: Download,
+    pub(crate) download_seed: u64,
     pub(crate) upload: Upload,
     pub(crate) uplink: Uplink,
     pub(crate) downlink: Downlink,
     pub(crate) slots_free: u32,
-    /// Hosts it exchanges with; both sides list each other.
-    pub(crate) neighbors: Vec<u32>,
+    /// Hosts it links with, and whether the link carries requests yet.
+    pub(crate) parents: BTreeMap<u32, bool>,
+    /// Hosts that linked with it.
+    pub(crate) children: Vec<u32>,
+    /// What it says of its wire.
+    pub(crate) link_bytes_per_s: u64,
     /// Pieces whose record it has seen.
     pub(crate) recorded: PieceMap,
     blocks: Blocks,
@@ -26,6 +35,7 @@ pub(crate) struct Host {
     /// Wake-ups already among the events.
     pub(crate) download_wake: Option<Instant>,
     pub(crate) upload_wake: Option<Instant>,
+    pub(crate) started_at: Instant,
     pub(crate) is_up: bool,
     pub(crate) done_at: Option<Instant>,
     pub(crate) bytes_sent: u64,
@@ -44,20 +54,27 @@ impl Host {
         let words = usize::try_from(geometry.block_count_total().div_ceil(64)).expect("fits the memory");
         let is_seed = index < scenario.seeds;
         let have = if is_seed { PieceMap::full(geometry.piece_count()) } else { empty.clone() };
+        let mut control = Control::new(index);
+        control.is_ready = is_seed;
         let slower = if index < scenario.slow_hosts { scenario.slow_factor } else { 1 };
         Self {
+            control,
             download: Download::new(scenario.download, geometry, have, seed, start),
+            download_seed: seed,
             upload: Upload::new(scenario.upload),
             uplink: Uplink::new(scenario.up_bytes_per_s / slower),
             downlink: Downlink::new(scenario.down_bytes_per_s / slower),
             slots_free: scenario.slots,
-            neighbors: Vec::new(),
+            parents: BTreeMap::new(),
+            children: Vec::new(),
+            link_bytes_per_s: scenario.up_bytes_per_s / slower,
             recorded: empty,
             blocks: Blocks { geometry, words: vec![if is_seed { u64::MAX } else { 0 }; words] },
             ready_at: start,
             turn_at: start,
             download_wake: None,
             upload_wake: None,
+            started_at: start,
             is_up: false,
             done_at: None,
             bytes_sent: 0,
@@ -76,6 +93,11 @@ impl Host {
 
     pub(crate) fn has_block(&self, piece: PieceIndex, block: BlockIndex) -> bool {
         self.blocks.contains(piece, block)
+    }
+
+    /// How long it took, from its own start.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        self.done_at.map(|at| at.since(self.started_at))
     }
 
     pub(crate) fn is_full(&self) -> bool {

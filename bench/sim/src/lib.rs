@@ -1,19 +1,21 @@
 //! The simulator: the production machines in virtual time.
 //!
-//! Every host runs the [`Download`](hawker_swarm::Download) and [`Upload`](hawker_swarm::Upload) that an agent runs;
-//! only the network, the origin and the clock are models. One seed gives one trace, so a failure is repeated by its
-//! seed.
+//! Every host runs the [`Download`](hawker_swarm::Download) and [`Upload`](hawker_swarm::Upload) that an agent runs, and
+//! one [`Cluster`](hawker_scheduler::Cluster) tells them what a server would: who resolves, who links with whom, who
+//! fetches what. Only the network, the origin, the clock and the shells between them are models. One seed gives one
+//! trace, so a failure is repeated by its seed.
 //!
 //! The network is modelled per block: a block occupies its sender's uplink and its receiver's downlink for its length
 //! over their rates, both in order of arrival, and is cut through (the two overlap). What is not modelled: loss, TCP's
 //! slow start, a core that is smaller than the sum of its edges, disks.
 
+mod agent;
 mod clock;
 mod host;
-mod leases;
 mod network;
 mod origin;
 mod report;
+mod scheduler;
 mod shell;
 mod world;
 
@@ -22,6 +24,7 @@ pub use report::Report;
 use core::time::Duration;
 
 use hawker_proto::Geometry;
+use hawker_scheduler::ClusterConfig;
 use hawker_swarm::{DownloadConfig, UploadConfig};
 
 const MIB: u64 = 1024 * 1024;
@@ -44,10 +47,6 @@ pub struct Scenario {
     pub noise: Duration,
     /// The origin's uplink in bytes per second.
     pub origin_bytes_per_s: u64,
-    /// Leases that run at the same time.
-    pub origin_leases_max: usize,
-    /// Neighbors chosen by each host (it is also chosen by as many others on average).
-    pub degree: u32,
     /// Upload slots of a host.
     pub slots: u32,
     /// Hosts, counted from the first, that have the task from the start.
@@ -58,8 +57,18 @@ pub struct Scenario {
     pub slow_factor: u64,
     /// Hosts start at times drawn uniformly from this.
     pub start_spread: Duration,
-    /// Hosts, counted from the first, that vanish in the middle of the transfer, one after the other.
+    /// Hosts, counted from the first, that vanish, one after the other ...
     pub deaths: u32,
+    /// ... from this time on ...
+    pub deaths_from: Duration,
+    /// ... to this one.
+    pub deaths_until: Duration,
+    /// How long after a death the others see its links broken: zero when its kernel says so.
+    pub death_notice: Duration,
+    /// When the scheduler vanishes, and when it starts again without a memory.
+    pub scheduler_away: Option<(Duration, Duration)>,
+    /// Policy.
+    pub cluster: ClusterConfig,
     /// Policy.
     pub download: DownloadConfig,
     /// Policy.
@@ -85,19 +94,41 @@ impl Scenario {
             latency: Duration::from_micros(100),
             noise: Duration::ZERO,
             origin_bytes_per_s: bytes_per_s,
-            origin_leases_max: 16,
-            degree: 20,
             slots: 2,
             seeds: 0,
             slow_hosts: 0,
             slow_factor: 1,
             start_spread: Duration::ZERO,
             deaths: 0,
+            deaths_from: Duration::ZERO,
+            deaths_until: Duration::ZERO,
+            death_notice: Duration::ZERO,
+            scheduler_away: None,
+            cluster: ClusterConfig::default(),
             download: DownloadConfig::default(),
             upload: UploadConfig::default(),
             seed: 1,
             time_max: Duration::from_secs(3600),
         }
+    }
+
+    /// The time below which no swarm can be: that of one copy at the slowest wire it must pass, or of all copies over
+    /// all uplinks together.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        let wanting = self.hosts.saturating_sub(self.seeds);
+        let slower_rate = |rate: u64, host: u32| if host < self.slow_hosts { rate / self.slow_factor } else { rate };
+        let up = |host: u32| u128::from(slower_rate(self.up_bytes_per_s, host));
+        let source: u128 = u128::from(self.origin_bytes_per_s) + (0..self.seeds).map(up).sum::<u128>();
+        let all: u128 = source + (self.seeds..self.hosts).map(up).sum::<u128>();
+        let down = (self.seeds..self.hosts).map(|host| u128::from(slower_rate(self.down_bytes_per_s, host))).min();
+        let length = u128::from(self.geometry.length()) * 1_000_000_000;
+        let nanos = [
+            length / source.max(1),
+            length / down.unwrap_or(u128::MAX).max(1),
+            length * u128::from(wanting) / all.max(1),
+        ];
+        Duration::from_nanos(nanos.into_iter().max().and_then(|nanos| u64::try_from(nanos).ok()).unwrap_or(u64::MAX))
     }
 }
 
@@ -108,5 +139,8 @@ impl Scenario {
 /// message holds the seed.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
-    world::World::new(scenario).run()
+    let began = std::time::Instant::now();
+    let mut report = world::World::new(scenario).run();
+    report.wall_s = began.elapsed().as_secs_f64();
+    report
 }

@@ -41,8 +41,18 @@ impl Uplink {
         Some((transmission, time_of(transmission.bytes, self.bytes_per_s)))
     }
 
+    /// Whom what waits is for.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = u32> {
+        self.queue.iter().map(|transmission| transmission.to)
+    }
+
     pub(crate) const fn finish(&mut self) {
         self.is_busy = false;
+    }
+
+    /// Drops what was handed over for `to` and has not started.
+    pub(crate) fn cut_off(&mut self, to: u32) {
+        self.queue.retain(|transmission| transmission.to != to);
     }
 
     /// Drops what was handed over and has not started.

@@ -1,8 +1,9 @@
 //! The origin: a wire of its own, shared block by block by the fetches that run.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
-use hawker_proto::{BLOCK_BYTES, ByteRange};
+use hawker_proto::{BLOCK_BYTES, ByteRange, Geometry, Instant, PieceIndex, PieceMap};
 use hawker_swarm::LeaseId;
 
 /// Blocks of one fetch on the wire at the same time: its window.
@@ -24,16 +25,63 @@ pub(crate) struct Get {
 pub(crate) struct Origin {
     /// In the order in which they send.
     gets: VecDeque<Get>,
+    geometry: Geometry,
+    /// Pieces of which a fetch was opened at some time.
+    asked: PieceMap,
     /// Body bytes sent.
     pub(crate) bytes: u64,
+    /// Of these, bytes that a host had, or was fetching, when their fetch began.
+    pub(crate) bytes_repeated: u64,
+    /// For how long how many hosts were fetching: the sum of their products, while the wire was not idle.
+    holder_time: Duration,
+    busy_time: Duration,
+    last_sent_at: Instant,
 }
 
 impl Origin {
-    pub(crate) const fn new() -> Self {
-        Self { gets: VecDeque::new(), bytes: 0 }
+    pub(crate) fn new(geometry: Geometry) -> Self {
+        Self {
+            gets: VecDeque::new(),
+            geometry,
+            asked: PieceMap::empty(geometry.piece_count()),
+            bytes: 0,
+            bytes_repeated: 0,
+            holder_time: Duration::ZERO,
+            busy_time: Duration::ZERO,
+            last_sent_at: Instant::ZERO,
+        }
+    }
+
+    pub(crate) fn was_asked(&self, piece: PieceIndex) -> bool {
+        self.asked.contains(piece)
+    }
+
+    /// Whether some fetch that runs will bring any of `range`.
+    pub(crate) fn is_fetching(&self, range: ByteRange) -> bool {
+        self.gets.iter().any(|get| get.range.intersection(range).is_some_and(|common| !common.is_empty()))
+    }
+
+    /// Notes that the wire is taken from `now` on for `time`.
+    pub(crate) fn note_sending(&mut self, now: Instant, time: Duration) {
+        let holders: BTreeSet<u32> =
+            self.gets.iter().filter(|get| get.upto < get.range.end()).map(|get| get.host).collect();
+        self.holder_time += time * u32::try_from(holders.len()).expect("hosts are counted in u32");
+        self.busy_time += time;
+        self.last_sent_at = now + time;
+    }
+
+    /// Hosts that fetched at the same time, on average.
+    pub(crate) fn holders(&self) -> f64 {
+        if self.busy_time.is_zero() { 0.0 } else { self.holder_time.as_secs_f64() / self.busy_time.as_secs_f64() }
+    }
+
+    /// Time until its last byte in which it sent nothing.
+    pub(crate) fn idle_time(&self) -> Duration {
+        self.last_sent_at.since(Instant::ZERO).saturating_sub(self.busy_time)
     }
 
     pub(crate) fn open(&mut self, host: u32, lease: LeaseId, range: ByteRange) {
+        self.asked.insert_range(self.geometry.pieces_within(range));
         let get = Get { host, lease, range, next: range.start(), upto: range.start(), in_flight: 0 };
         self.gets.push_back(get);
     }

@@ -3,53 +3,136 @@
 use core::fmt;
 use core::time::Duration;
 
+use hawker_proto::Instant;
+use serde::Serialize;
+
+use crate::host::Host;
+use crate::world::World;
 use crate::{MIB, Scenario};
 
-/// Figures of one run. Ratios are against the file and the slower of a host's two wires.
-#[derive(Clone, Debug, PartialEq)]
+/// Figures of one run; times in seconds of virtual time unless said.
+///
+/// Serialises to the object that `hawker sim --json` prints.
+#[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Hosts that wanted the task.
+    pub hosts: u32,
+    /// Pieces of the task.
+    pub pieces: u32,
     /// Of the scenario.
     pub seed: u64,
-    /// Hosts that have all of the task.
-    pub complete: u32,
-    /// Until the last of them had it.
-    pub makespan: Duration,
-    /// Median of the hosts' times.
-    pub median: Duration,
-    /// `makespan` over the time of one download at the full rate.
+    /// Until the last host had everything.
+    pub makespan_s: f64,
+    /// Median of the hosts' times, each from its own start.
+    pub p50_s: f64,
+    /// 99 of 100 hosts took no longer, each from its own start.
+    pub p99_s: f64,
+    /// See [`Scenario::bound`].
+    pub bound_s: f64,
+    /// `makespan_s` over `bound_s`.
     pub makespan_ratio: f64,
+    /// `p99_s` over `bound_s`.
+    pub p99_ratio: f64,
     /// Body bytes that the origin sent, over the length of the task.
     pub origin_ratio: f64,
     /// Bytes received though they were there already, over all bytes received.
-    pub waste_ratio: f64,
-    /// Part of the makespan in which the uplinks of the hosts were sending.
-    pub uplink_use: f64,
+    pub waste: f64,
+    /// Hosts that live and do not have all of the task. A run does not end before it is zero.
+    pub failed_hosts: u32,
+    /// To and from the scheduler.
+    pub scheduler_messages_per_host: f64,
+    /// Time of a core in the scheduler's machine.
+    pub scheduler_cpu_s: f64,
+    /// Events of the simulation.
+    pub events: u64,
+    /// How long the run took, real time.
+    pub wall_s: f64,
+    /// Bytes fetched though some host had them, or was fetching them, over the length of the task.
+    pub origin_repeated_ratio: f64,
+    /// Hosts that fetched from the origin at the same time, on average while it sent.
+    pub origin_holders: f64,
+    /// Time until its last byte in which the origin sent nothing.
+    pub origin_idle_s: f64,
+    /// Leases given.
+    pub leases: u64,
+    /// Hosts that died.
+    pub dead_hosts: u32,
     /// Grants given by all hosts.
     pub grants: u64,
     /// Messages between hosts that are not blocks; an announcement counts once per neighbor.
     pub messages: u64,
-    /// Events of the simulation.
-    pub events: u64,
+    /// Part of the makespan in which the uplinks of the hosts were sending.
+    pub uplink_use: f64,
+    /// Stands for the sequence of all events: two runs with the same one took the same course.
+    pub trace: u64,
 }
 
 /// A ratio of two amounts; 0 of nothing.
-pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
+fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
     }
     // Exact to 2^-20, far below what is asserted, without a lossy cast.
     let scaled = (u128::from(part) << 20) / u128::from(whole);
-    f64::from(u32::try_from(scaled).unwrap_or(u32::MAX)) / f64::from(1u32 << 20)
+    u32::try_from(scaled).map_or(f64::INFINITY, |scaled| f64::from(scaled) / f64::from(1u32 << 20))
 }
 
-/// The time of one download at the full rate: what every makespan is compared with.
-pub(crate) fn one_download(scenario: &Scenario) -> Duration {
-    let rate = scenario.up_bytes_per_s.min(scenario.down_bytes_per_s).max(1);
-    let nanos = u128::from(scenario.geometry.length()) * 1_000_000_000 / u128::from(rate);
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+/// What this thread has used of its core.
+pub(crate) fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 impl Report {
+    pub(crate) fn of(world: &World<'_>) -> Self {
+        let scenario = world.scenario;
+        let wanting = || world.hosts.iter().skip(scenario.seeds as usize);
+        let mut times: Vec<Duration> = wanting().filter_map(Host::duration).collect();
+        times.sort_unstable();
+        let nth = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+        let makespan = wanting().filter_map(|host| host.done_at).max().unwrap_or(Instant::ZERO).since(Instant::ZERO);
+        let (p50, p99) = (nth(50).unwrap_or_default(), nth(99).unwrap_or_default());
+        let bound = scenario.bound();
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let sum = |figure: fn(&Host) -> u64| world.hosts.iter().map(figure).sum::<u64>();
+        let wasted = sum(|host| host.download.progress().bytes_wasted);
+        let taken = sum(|host| host.download.progress().bytes_from_peers);
+        let could = u128::from(scenario.up_bytes_per_s) * makespan.as_nanos() / 1_000_000_000;
+        let could = u64::try_from(could).unwrap_or(u64::MAX).saturating_mul(u64::from(scenario.hosts));
+        let count = |is_counted: fn(&Host) -> bool| {
+            u32::try_from(wanting().filter(|host| is_counted(host)).count()).unwrap_or(u32::MAX)
+        };
+        let length = scenario.geometry.length();
+        Self {
+            hosts: scenario.hosts.saturating_sub(scenario.seeds),
+            pieces: scenario.geometry.piece_count(),
+            seed: scenario.seed,
+            makespan_s: makespan.as_secs_f64(),
+            p50_s: p50.as_secs_f64(),
+            p99_s: p99.as_secs_f64(),
+            bound_s: bound.as_secs_f64(),
+            makespan_ratio: ratio(nanos(makespan), nanos(bound)),
+            p99_ratio: ratio(nanos(p99), nanos(bound)),
+            origin_ratio: ratio(world.origin.bytes, length),
+            waste: ratio(wasted, taken + wasted),
+            failed_hosts: count(|host| host.is_up && host.done_at.is_none()),
+            scheduler_messages_per_host: ratio(world.scheduler.messages, u64::from(scenario.hosts)),
+            scheduler_cpu_s: world.scheduler.cpu.as_secs_f64(),
+            events: world.event_count(),
+            wall_s: 0.0,
+            origin_repeated_ratio: ratio(world.origin.bytes_repeated, length),
+            origin_holders: world.origin.holders(),
+            origin_idle_s: world.origin.idle_time().as_secs_f64(),
+            leases: world.scheduler.lease_count(),
+            dead_hosts: count(|host| !host.is_up),
+            grants: world.grants,
+            messages: world.messages,
+            uplink_use: ratio(sum(|host| host.bytes_sent), could),
+            trace: world.trace(),
+        }
+    }
+
     /// The one line that names the scenario and its figures.
     #[must_use]
     pub fn line(&self, scenario: &Scenario) -> String {
@@ -68,17 +151,27 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "makespan_ratio {:.3} origin_ratio {:.3} ({:.3?}, median {:.3?}), waste {:.4}, uplinks {:.2} busy, \
-             {} grants, {} messages, {} events, seed {}",
+            "makespan_ratio {:.3} origin_ratio {:.3} ({:.3} s, median {:.3} s, p99 {:.3} s, {} dead), waste {:.4}, \
+             {} leases at {:.1} hosts, origin idle {:.3} s, repeated {:.3}, uplinks {:.2} busy, {} grants, \
+             {} messages, scheduler {:.0} a host and {:.3} s, {} events, {:.1} s, seed {}",
             self.makespan_ratio,
             self.origin_ratio,
-            self.makespan,
-            self.median,
-            self.waste_ratio,
+            self.makespan_s,
+            self.p50_s,
+            self.p99_s,
+            self.dead_hosts,
+            self.waste,
+            self.leases,
+            self.origin_holders,
+            self.origin_idle_s,
+            self.origin_repeated_ratio,
             self.uplink_use,
             self.grants,
             self.messages,
+            self.scheduler_messages_per_host,
+            self.scheduler_cpu_s,
             self.events,
+            self.wall_s,
             self.seed,
         )
     }

@@ -1,17 +1,23 @@
 //! What an agent's shell does: hands inputs to the machines of a host, and what they put out to the wires.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hawker_proto::ByteRange;
-use hawker_swarm::{DownloadInput, DownloadOutput, OriginOutcome, UploadInput, UploadOutput};
+use hawker_swarm::{DownloadInput, DownloadOutput, LeaseId, OriginOutcome, UploadInput, UploadOutput};
 
 use crate::host::Host;
 use crate::network::Transmission;
 use crate::world::{Event, Message, World};
 
+/// From a block that takes so long on, bytes between blocks are modelled: the wire sends one after the other where TCP
+/// would mix them, and a receiver must not take its turn for silence.
+const SLOW_BLOCK: Duration = Duration::from_millis(10);
+
 impl World<'_> {
     pub(crate) fn download(&mut self, host: u32, input: DownloadInput) {
-        if !self.hosts[host as usize].is_up {
+        let Host { is_up, control, .. } = &self.hosts[host as usize];
+        if !*is_up || !control.is_ready {
             return;
         }
         let now = self.clock.now();
@@ -37,20 +43,14 @@ impl World<'_> {
             DownloadOutput::Announce { piece } => {
                 self.clock.push(self.clock.now() + self.scenario.latency, Event::Announce { host, piece });
             }
-            DownloadOutput::AskLease { bytes, rate: _ } => {
-                self.clock.push(self.clock.now() + self.scenario.latency, Event::Ask { host, bytes });
-            }
-            DownloadOutput::ReturnLease { lease, range: _ } => {
-                self.end_lease(lease, ByteRange::default());
-                self.lease_again();
-            }
+            DownloadOutput::AskLease { bytes, rate } => self.ask_lease(host, bytes, rate),
+            DownloadOutput::ReturnLease { lease, range: _ } => self.lease_over(host, lease),
             DownloadOutput::FetchOrigin { lease, range } | DownloadOutput::Originate { lease, range } => {
-                self.origin.open(host, lease, range);
-                self.serve_origin();
+                self.fetch(host, lease, range);
             }
             DownloadOutput::StopOrigin { lease } => {
                 if let Some(rest) = self.origin.close(host, lease) {
-                    self.end_lease(lease, ByteRange::default());
+                    self.lease_over(host, lease);
                     let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
                     assert!(!rest.is_empty(), "stopped after its end");
                     self.hosts[host as usize]
@@ -69,8 +69,23 @@ impl World<'_> {
                 );
                 self.hosts[host as usize].done_at = Some(self.clock.now());
                 self.unfinished -= 1;
+                self.finished(host);
             }
         }
+    }
+
+    fn fetch(&mut self, host: u32, lease: LeaseId, range: ByteRange) {
+        let repeated = self.bytes_to_be_had(range);
+        // Without a scheduler hosts do not know what others fetch, nor does a new one what was fetched before.
+        let has_reason = self.scenario.scheduler_away.is_some();
+        assert!(
+            repeated == 0 || has_reason,
+            "host {host} fetches {range:?} of which {repeated} bytes are to be had, seed {}",
+            self.scenario.seed
+        );
+        self.origin.bytes_repeated += repeated;
+        self.origin.open(host, lease, range);
+        self.serve_origin();
     }
 
     pub(crate) fn upload(&mut self, host: u32, input: UploadInput) {
@@ -126,6 +141,13 @@ impl World<'_> {
         self.clock.push(now + time, Event::UplinkFree { host: from });
         self.hosts[from as usize].bytes_sent += u64::from(block.bytes);
         let latency = self.scenario.latency;
+        if time >= SLOW_BLOCK {
+            let waiting = self.hosts[from as usize].uplink.waiting();
+            let receivers: BTreeSet<u32> = waiting.chain([block.to]).collect();
+            for to in receivers {
+                self.clock.push(now + latency + time / 2, Event::Arriving { to, from });
+            }
+        }
         let downlink = &mut self.hosts[block.to as usize].downlink;
         let at = downlink.receive(now + latency, now + latency + time, block.bytes);
         self.clock.push(at, Event::Arrived { from, block });
@@ -143,6 +165,7 @@ impl World<'_> {
         self.is_origin_busy = true;
         let bytes = u32::try_from(part.length()).expect("a block");
         let time = Duration::from_nanos(part.length() * 1_000_000_000 / self.scenario.origin_bytes_per_s.max(1));
+        self.origin.note_sending(now, time);
         self.clock.push(now + time, Event::OriginFree);
         let latency = self.scenario.latency;
         let at = self.hosts[host as usize].downlink.receive(now + latency, now + latency + time, bytes);

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use hawker_proto::{ByteRange, Instant, PieceIndex, PieceMap};
+use hawker_proto::{ByteRange, Instant, PieceIndex};
+use hawker_scheduler::{Input, ToHost};
 use hawker_swarm::{DownloadInput, LeaseId, LinkId, NeighborId, OriginOutcome, UploadInput};
 
 use crate::clock::{Clock, Draws};
 use crate::host::Host;
-use crate::leases::{Answer, Leases};
 use crate::network::Transmission;
 use crate::origin::Origin;
-use crate::report::{one_download, ratio};
+use crate::scheduler::Scheduler;
 use crate::{Report, Scenario};
 
 /// Every so many events all invariants of the host at hand are checked: they look at every piece.
@@ -23,14 +23,15 @@ pub(crate) struct World<'a> {
     pub(crate) hosts: Vec<Host>,
     pub(crate) origin: Origin,
     pub(crate) is_origin_busy: bool,
-    pub(crate) leases: Leases,
+    pub(crate) scheduler: Scheduler,
     pub(crate) unfinished: u32,
     pub(crate) grants: u64,
     pub(crate) messages: u64,
     events: u64,
+    /// Grows with every event, by its time and kind: equal traces have equal ones.
+    trace: u64,
 }
 
-#[derive(Clone, Copy)]
 pub(crate) enum Event {
     /// The host starts.
     Start {
@@ -56,6 +57,11 @@ pub(crate) enum Event {
         from: u32,
         block: Transmission,
     },
+    /// Some bytes of a block reached the host.
+    Arriving {
+        to: u32,
+        from: u32,
+    },
     /// A block left the host.
     Sent {
         from: u32,
@@ -74,15 +80,46 @@ pub(crate) enum Event {
     },
     /// The origin's uplink can send again.
     OriginFree,
-    /// The host asks for a lease, and has the answer.
-    Ask {
+    /// The host opens its stream to the scheduler.
+    Connect {
         host: u32,
-        bytes: u64,
     },
-    Answered {
+    /// It asks for the task again.
+    Want {
         host: u32,
-        answer: Answer,
     },
+    /// The head of the origin's answer to a resolve.
+    OriginHead {
+        host: u32,
+        upto: u64,
+    },
+    /// It tells the scheduler how far it is.
+    Progress {
+        host: u32,
+    },
+    /// A link is ready.
+    Linked {
+        child: u32,
+        parent: u32,
+    },
+    /// Others see that the host is dead.
+    Bereft {
+        host: u32,
+    },
+    ToScheduler {
+        life: u64,
+        input: Box<Input>,
+    },
+    ToAgent {
+        host: u32,
+        life: u64,
+        message: Box<ToHost>,
+    },
+    SchedulerWake {
+        life: u64,
+    },
+    SchedulerDown,
+    SchedulerUp,
     /// Deadlines of the host's machines.
     DownloadWake {
         host: u32,
@@ -106,9 +143,11 @@ impl Event {
         match self {
             Self::Message { to: host, .. }
             | Self::Arrived { block: Transmission { to: host, .. }, .. }
+            | Self::Arriving { to: host, .. }
             | Self::Sent { from: host, .. }
             | Self::Body { host, .. }
-            | Self::Answered { host, .. }
+            | Self::ToAgent { host, .. }
+            | Self::OriginHead { host, .. }
             | Self::DownloadWake { host }
             | Self::UploadWake { host } => Some(*host),
             _ => None,
@@ -127,24 +166,29 @@ impl<'a> World<'a> {
             hosts.push(Host::new(scenario, host, draws.next(), start));
             clock.push(start, Event::Start { host });
         }
-        link_up(&mut hosts, scenario.degree, &mut draws);
-        let expected = one_download(scenario);
         for host in 0..scenario.deaths.min(scenario.hosts) {
-            let at = Instant::ZERO + expected / 4 + expected / 2 * host / scenario.deaths;
+            let window = scenario.deaths_until.saturating_sub(scenario.deaths_from);
+            let at = Instant::ZERO + scenario.deaths_from + window * host / scenario.deaths;
             clock.push(at, Event::Die { host });
         }
+        if let Some((from, until)) = scenario.scheduler_away {
+            clock.push(Instant::ZERO + from, Event::SchedulerDown);
+            clock.push(Instant::ZERO + until, Event::SchedulerUp);
+        }
+        let scheduler = Scheduler::new(scenario.cluster.clone(), draws.next());
         Self {
             scenario,
             clock,
             draws,
             hosts,
-            origin: Origin::new(),
+            origin: Origin::new(scenario.geometry),
             is_origin_busy: false,
-            leases: Leases::new(scenario.geometry, scenario.origin_leases_max),
+            scheduler,
             unfinished: scenario.hosts,
             grants: 0,
             messages: 0,
             events: 0,
+            trace: 0,
         }
     }
 
@@ -166,13 +210,15 @@ impl<'a> World<'a> {
             }
             self.events += 1;
             let host = entry.event.host();
+            self.note_event(entry.at, host);
             self.step(entry.event);
             if let Some(host) = host.filter(|_| self.events.is_multiple_of(CHECK_EVERY)) {
                 self.hosts[host as usize].download.assert_invariants();
                 self.hosts[host as usize].upload.assert_invariants();
             }
         }
-        self.report()
+        self.scheduler.assert_invariants();
+        Report::of(&self)
     }
 
     fn step(&mut self, event: Event) {
@@ -181,6 +227,9 @@ impl<'a> World<'a> {
             Event::Die { host } => self.die(host),
             Event::Message { to, from, message } => self.message(to, from, message),
             Event::Announce { host, piece } => self.announce(host, piece),
+            Event::Arriving { to, from } => {
+                self.download(to, DownloadInput::Arriving { neighbor: NeighborId(from) });
+            }
             Event::Arrived { from, block } => self.arrived(from, block),
             Event::Sent { from, to, bytes } => self.upload(from, UploadInput::BlockSent { link: LinkId(to), bytes }),
             Event::UplinkFree { host } => {
@@ -192,11 +241,20 @@ impl<'a> World<'a> {
                 self.is_origin_busy = false;
                 self.serve_origin();
             }
-            Event::Ask { host, bytes } => {
-                self.leases.ask(host, bytes);
-                self.answer_asks();
+            Event::Connect { host } => self.connect(host),
+            Event::Want { host } => self.want(host),
+            Event::OriginHead { host, upto } => self.resolved(host, upto),
+            Event::Progress { host } => self.report_progress(host),
+            Event::Linked { child, parent } => self.linked(child, parent),
+            Event::Bereft { host } => self.bereft(host),
+            Event::ToScheduler { life, input } => self.run_scheduler(life, *input),
+            Event::ToAgent { host, life, message } => self.hear(host, life, *message),
+            Event::SchedulerWake { life } => {
+                self.scheduler.wake = None;
+                self.run_scheduler(life, Input::Tick);
             }
-            Event::Answered { host, answer } => self.answered(host, answer),
+            Event::SchedulerDown => self.lose_scheduler(),
+            Event::SchedulerUp => self.regain_scheduler(),
             Event::DownloadWake { host } => {
                 self.hosts[host as usize].download_wake = None;
                 self.download(host, DownloadInput::Tick);
@@ -208,58 +266,37 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Links to those neighbors that are up already, both ways.
     fn start(&mut self, host: u32) {
         self.hosts[host as usize].is_up = true;
-        let round_trip = self.scenario.latency * 2;
-        for index in 0..self.hosts[host as usize].neighbors.len() {
-            let other = self.hosts[host as usize].neighbors[index];
-            if !self.hosts[other as usize].is_up {
-                continue;
-            }
-            for (child, parent) in [(host, other), (other, host)] {
-                self.upload(parent, UploadInput::LinkUp { link: LinkId(child) });
-                self.download(child, DownloadInput::NeighborUp { neighbor: NeighborId(parent), round_trip });
-                for piece in (0..self.scenario.geometry.piece_count()).map(PieceIndex) {
-                    if self.hosts[parent as usize].download.has_piece(piece) {
-                        self.tell(child, parent, piece);
-                    }
-                }
-            }
-        }
+        self.connect(host);
         self.download(host, DownloadInput::Tick);
     }
 
     fn die(&mut self, host: u32) {
-        let is_unfinished = self.hosts[host as usize].done_at.is_none();
-        self.unfinished -= u32::from(is_unfinished);
-        self.hosts[host as usize].is_up = false;
-        self.hosts[host as usize].uplink.cut();
+        let Host { is_up, done_at, uplink, .. } = &mut self.hosts[host as usize];
+        *is_up = false;
+        uplink.cut();
+        self.unfinished -= u32::from(done_at.is_none());
         for lease in self.origin.of_host(host) {
             self.origin.close(host, lease);
-            self.end_lease(lease, ByteRange::default());
         }
-        self.lease_again();
-        let neighbors = core::mem::take(&mut self.hosts[host as usize].neighbors);
-        for other in neighbors {
-            self.upload(other, UploadInput::LinkDown { link: LinkId(host) });
-            self.download(other, DownloadInput::NeighborDown { neighbor: NeighborId(host) });
-        }
+        let notice = self.scenario.death_notice;
+        self.clock.push(self.clock.now() + notice, Event::Bereft { host });
     }
 
-    /// What was leased and is with nobody who lives is leased again.
-    pub(crate) fn lease_again(&mut self) {
-        let geometry = self.scenario.geometry;
-        let mut kept = PieceMap::empty(geometry.piece_count());
-        for host in self.hosts.iter().filter(|host| host.is_up) {
-            for piece in (0..geometry.piece_count()).map(PieceIndex) {
-                if host.download.has_piece(piece) {
-                    kept.insert(piece);
-                }
-            }
+    /// The links of a dead host break, those with the hosts it served and with those that served it.
+    fn bereft(&mut self, host: u32) {
+        self.disconnect(host);
+        for other in core::mem::take(&mut self.hosts[host as usize].children) {
+            self.hosts[other as usize].parents.remove(&host);
+            self.download(other, DownloadInput::NeighborDown { neighbor: NeighborId(host) });
         }
-        self.leases.reclaim(kept);
-        self.answer_asks();
+        for (other, _) in core::mem::take(&mut self.hosts[host as usize].parents) {
+            self.hosts[other as usize].children.retain(|child| *child != host);
+            self.hosts[other as usize].uplink.cut_off(host);
+            self.upload(other, UploadInput::LinkDown { link: LinkId(host) });
+        }
+        self.serve_origin();
     }
 
     fn message(&mut self, to: u32, from: u32, message: Message) {
@@ -281,8 +318,8 @@ impl<'a> World<'a> {
     }
 
     fn announce(&mut self, host: u32, piece: PieceIndex) {
-        for index in 0..self.hosts[host as usize].neighbors.len() {
-            let other = self.hosts[host as usize].neighbors[index];
+        for index in 0..self.hosts[host as usize].children.len() {
+            let other = self.hosts[host as usize].children[index];
             if self.hosts[other as usize].is_up {
                 self.messages += 1;
                 self.tell(other, host, piece);
@@ -291,7 +328,7 @@ impl<'a> World<'a> {
     }
 
     /// `host` learns that `neighbor` has the piece, with its record the first time.
-    fn tell(&mut self, host: u32, neighbor: u32, piece: PieceIndex) {
+    pub(crate) fn tell(&mut self, host: u32, neighbor: u32, piece: PieceIndex) {
         if self.hosts[host as usize].recorded.insert(piece) {
             self.download(host, DownloadInput::Records { pieces: vec![piece] });
         }
@@ -300,7 +337,7 @@ impl<'a> World<'a> {
 
     fn arrived(&mut self, from: u32, block: Transmission) {
         let host = &mut self.hosts[block.to as usize];
-        if !host.is_up {
+        if !host.is_up || host.parents.get(&from) != Some(&true) {
             return;
         }
         let is_wanted = host.download.is_block_wanted(block.piece, block.block);
@@ -317,38 +354,27 @@ impl<'a> World<'a> {
         let (piece, block) = self.scenario.geometry.block_at(part.start()).expect("within the task");
         let is_new = !self.hosts[host as usize].has_block(piece, block);
         let is_whole = is_new && self.hosts[host as usize].write(piece, block);
+        self.hosts[host as usize].control.note_progress(lease, part.end());
         self.download(host, DownloadInput::OriginProgress { lease, upto: part.end() });
         if is_whole {
             self.download(host, DownloadInput::PieceStored { piece });
         }
         if get.upto == get.range.end() {
-            self.end_lease(lease, ByteRange::default());
+            self.lease_over(host, lease);
             self.download(host, DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
         }
         self.serve_origin();
     }
 
-    pub(crate) fn end_lease(&mut self, lease: LeaseId, rest: ByteRange) {
-        if !lease.is_own() {
-            self.leases.end(lease, rest);
-            self.answer_asks();
+    fn note_event(&mut self, at: Instant, host: Option<u32>) {
+        // FNV-1a over what tells runs apart.
+        for word in [at.as_nanos(), host.map_or(u64::MAX, u64::from)] {
+            self.trace = (self.trace ^ word).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
-    fn answer_asks(&mut self) {
-        while let Some((host, answer)) = self.leases.poll() {
-            self.clock.push(self.clock.now() + self.scenario.latency, Event::Answered { host, answer });
-        }
-    }
-
-    fn answered(&mut self, host: u32, answer: Answer) {
-        match answer {
-            Answer::Lease { lease, range } if self.hosts[host as usize].is_up => {
-                self.download(host, DownloadInput::Lease { lease, range });
-            }
-            Answer::Lease { lease, range } => self.end_lease(lease, range),
-            Answer::NoLease { retry_after } => self.download(host, DownloadInput::NoLease { retry_after }),
-        }
+    pub(crate) fn draw_duration(&mut self, below: Duration) -> Duration {
+        Duration::from_nanos(self.draws.below(u64::try_from(below.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// Where everybody stands, for the message of a failure.
@@ -359,53 +385,11 @@ impl<'a> World<'a> {
         self.hosts.iter().enumerate().filter_map(line).take(5).collect::<Vec<_>>().join("\n")
     }
 
-    fn report(&self) -> Report {
-        let mut times: Vec<Instant> = self.hosts.iter().filter_map(|host| host.done_at).collect();
-        times.sort_unstable();
-        let makespan = times.last().map_or(Duration::ZERO, |last| last.since(Instant::ZERO));
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let sum = |figure: fn(&Host) -> u64| self.hosts.iter().map(figure).sum::<u64>();
-        let wasted = sum(|host| host.download.progress().bytes_wasted);
-        let taken = sum(|host| host.download.progress().bytes_from_peers);
-        let could = u128::from(self.scenario.up_bytes_per_s) * makespan.as_nanos() / 1_000_000_000;
-        let could = u64::try_from(could).unwrap_or(u64::MAX) * u64::from(self.scenario.hosts);
-        Report {
-            seed: self.scenario.seed,
-            complete: u32::try_from(times.len()).unwrap_or(u32::MAX),
-            makespan,
-            median: times.get(times.len() / 2).map_or(Duration::ZERO, |at| at.since(Instant::ZERO)),
-            makespan_ratio: ratio(nanos(makespan), nanos(one_download(self.scenario))),
-            origin_ratio: ratio(self.origin.bytes, self.scenario.geometry.length()),
-            waste_ratio: ratio(wasted, taken + wasted),
-            uplink_use: ratio(sum(|host| host.bytes_sent), could),
-            grants: self.grants,
-            messages: self.messages,
-            events: self.events,
-        }
+    pub(crate) const fn event_count(&self) -> u64 {
+        self.events
     }
-}
 
-/// A random graph in which every host chose `degree` others, or all of them when there are no more.
-fn link_up(hosts: &mut [Host], degree: u32, draws: &mut Draws) {
-    let count = u32::try_from(hosts.len()).expect("hosts are counted in u32");
-    let others = count.saturating_sub(1);
-    for host in 0..count {
-        let is_full_mesh = degree.saturating_mul(2) >= others;
-        let chosen = if is_full_mesh { others } else { degree };
-        let mut found = 0;
-        let mut draw = |found: u32| match is_full_mesh {
-            true => (host + 1 + found) % count,
-            false => u32::try_from(draws.below(u64::from(count))).expect("below count"),
-        };
-        let mut tries = 0;
-        while found < chosen && tries < degree.saturating_mul(20).max(others) {
-            let other = draw(tries);
-            tries += 1;
-            if other != host && !hosts[host as usize].neighbors.contains(&other) {
-                hosts[host as usize].neighbors.push(other);
-                hosts[other as usize].neighbors.push(host);
-                found += 1;
-            }
-        }
+    pub(crate) const fn trace(&self) -> u64 {
+        self.trace
     }
 }

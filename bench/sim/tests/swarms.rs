@@ -12,7 +12,7 @@ const GBIT: u64 = 125_000_000;
 fn simulate(scenario: &Scenario, makespan_ratio_max: f64, origin_ratio_max: f64) -> Report {
     let report = run(scenario);
     println!("{}", report.line(scenario));
-    assert_eq!(report.complete, scenario.hosts - scenario.deaths, "{report}");
+    assert_eq!((report.failed_hosts, report.dead_hosts), (0, scenario.deaths), "{report}");
     assert!(report.makespan_ratio <= makespan_ratio_max, "{report}");
     assert!(report.origin_ratio <= origin_ratio_max, "{report}");
     report
@@ -22,7 +22,7 @@ fn simulate(scenario: &Scenario, makespan_ratio_max: f64, origin_ratio_max: f64)
 fn lone_host_fetches_everything_once_in_parallel_ranges() {
     // 1.01
     let report = simulate(&Scenario::equal_hosts(1, 64 * MIB, GBIT), 1.03, 1.0);
-    assert_eq!(report.waste_ratio, 0.0);
+    assert_eq!(report.waste, 0.0);
 }
 
 #[test]
@@ -33,30 +33,39 @@ fn two_hosts_share_one_copy() {
 
 #[test]
 fn fifty_hosts_finish_close_to_the_bound() {
-    // 1.13-1.16, of which 0.12 is the time until the first pieces have spread: F / c is only half a second.
+    // 1.15-1.17, of which 0.12 is the time until the first pieces have spread: F / c is only half a second.
     for seed in 1..=5 {
         let scenario = Scenario { seed, ..Scenario::equal_hosts(50, 64 * MIB, GBIT) };
-        let report = simulate(&scenario, 1.22, 1.0);
-        assert!(report.waste_ratio < 0.03, "{report}");
+        let report = simulate(&scenario, 1.20, 1.0);
+        assert!(report.waste < 0.03, "{report}");
     }
 }
 
 #[test]
+fn sixty_four_hosts_finish_close_to_the_bound() {
+    // 1.05
+    simulate(&Scenario::equal_hosts(64, 256 * MIB, GBIT), 1.08, 1.0);
+}
+
+#[test]
 fn eight_hosts_of_the_lab_finish_close_to_the_bound() {
-    // 1.03-1.05
+    // 1.02; 513 pieces of 512 KiB, the last of one byte.
     for seed in 1..=5 {
         let scenario = Scenario { seed, ..Scenario::equal_hosts(8, 256 * MIB + 1, GBIT / 5) };
-        simulate(&scenario, 1.10, 1.0);
+        let report = simulate(&scenario, 1.06, 1.0);
+        // One in whose hand all leases are makes 1.75 of it, two 1.30.
+        assert!(report.origin_holders >= 4.0, "{report}");
+        assert!(report.origin_idle_s < 0.02 * report.bound_s, "{report}");
     }
 }
 
 #[test]
 fn lab_with_hosts_that_run_only_every_few_milliseconds_is_as_fast() {
-    // 1.03-1.05: eight agents on two cores see such delays.
+    // 1.02: eight agents on two cores see such delays.
     for seed in 1..=3 {
         let noise = Duration::from_millis(5);
         let scenario = Scenario { seed, noise, ..Scenario::equal_hosts(8, 256 * MIB + 1, GBIT / 5) };
-        simulate(&scenario, 1.12, 1.0);
+        simulate(&scenario, 1.08, 1.0);
     }
 }
 
@@ -67,12 +76,33 @@ fn pieces_of_many_blocks_come_from_several_parents() {
     simulate(&scenario, 1.15, 1.0);
 }
 
+/// Fifty hosts that take half a minute: what timers cost is small beside it, as in the runs it stands for.
+fn half_a_minute(seed: u64) -> Scenario {
+    Scenario { seed, ..Scenario::equal_hosts(50, 256 * MIB, GBIT / 16) }
+}
+
 #[test]
 fn death_of_every_third_host_costs_little() {
-    // 1.06; what died with its only holder is fetched again.
     for seed in 1..=3 {
-        let scenario = Scenario { seed, deaths: 10, ..Scenario::equal_hosts(30, 256 * MIB, GBIT) };
-        simulate(&scenario, 1.15, 1.05);
+        let equal = half_a_minute(seed);
+        let (deaths_from, deaths_until) = (equal.bound() / 4, equal.bound() * 3 / 4);
+        // 1.04, origin_ratio 1.003: what the dead alone had leaves the origin again.
+        simulate(&Scenario { deaths: 15, deaths_from, deaths_until, ..equal }, 1.15, 1.05);
+    }
+}
+
+#[test]
+fn death_of_every_third_host_at_one_time_costs_little() {
+    for seed in 1..=3 {
+        let equal = half_a_minute(seed);
+        // 1.05-1.07, and 1.12-1.13 when the others only see it by its silence.
+        let at = equal.bound() / 2;
+        let without = run(&equal).makespan_s;
+        for death_notice in [Duration::ZERO, Duration::from_secs(2)] {
+            let scenario = Scenario { deaths: 15, deaths_from: at, deaths_until: at, death_notice, ..equal.clone() };
+            let report = simulate(&scenario, 1.20, 1.05);
+            assert!(report.makespan_s <= 1.15 * without, "{without} s without deaths: {report}");
+        }
     }
 }
 
@@ -86,15 +116,27 @@ fn fast_host_draws_on_all_slow_seeds_that_are_idle() {
 
 #[test]
 fn hosts_that_come_late_take_nothing_from_the_origin_again() {
-    let scenario = Scenario { start_spread: Duration::from_secs(2), ..Scenario::equal_hosts(20, 64 * MIB, GBIT) };
-    let report = run(&scenario);
-    println!("{}", report.line(&scenario));
-    assert_eq!((report.complete, report.origin_ratio), (20, 1.0));
+    for seed in 1..=3 {
+        let equal = Scenario { seed, ..Scenario::equal_hosts(40, 256 * MIB, GBIT) };
+        let scenario = Scenario { start_spread: equal.bound(), ..equal };
+        let report = simulate(&scenario, 2.1, 1.0);
+        assert!(report.p99_ratio <= 1.25, "{report}");
+    }
+}
+
+#[test]
+fn report_has_the_keys_that_tools_read() {
+    let json = serde_json::to_value(run(&Scenario::equal_hosts(3, 4 * MIB, GBIT))).unwrap();
+    let keys = "hosts pieces seed makespan_s p50_s p99_s bound_s makespan_ratio p99_ratio origin_ratio waste failed_hosts \
+                scheduler_messages_per_host scheduler_cpu_s events wall_s";
+    for key in keys.split_whitespace() {
+        assert!(json[key].is_number(), "{key}: {json}");
+    }
 }
 
 #[test]
 fn one_seed_gives_one_trace() {
     let scenario = |seed| Scenario { seed, ..Scenario::equal_hosts(12, 16 * MIB, GBIT) };
-    assert_eq!(run(&scenario(7)), run(&scenario(7)));
-    assert_ne!(run(&scenario(7)), run(&scenario(8)));
+    assert_eq!(run(&scenario(7)).trace, run(&scenario(7)).trace);
+    assert_ne!(run(&scenario(7)).trace, run(&scenario(8)).trace);
 }
