@@ -180,9 +180,10 @@ impl Caller {
     }
 
     fn check(&self, content: &[u8], start: u64, end: u64) {
-        let mut bytes = vec![0; (end - start) as usize];
+        let range = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
+        let mut bytes = vec![0; range.len()];
         self.content.as_ref().unwrap().read_exact_at(&mut bytes, start).unwrap();
-        assert!(bytes == content[start as usize..end as usize], "[{start}, {end}) is wrong");
+        assert!(bytes == content[range], "[{start}, {end}) is wrong");
     }
 }
 

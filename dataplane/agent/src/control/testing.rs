@@ -100,7 +100,7 @@ pub(super) fn serve(content: &[u8], request: &str) -> Vec<u8> {
 
 /// Bytes in which no two blocks are equal.
 pub(super) fn content(length: usize) -> Vec<u8> {
-    (0..length).map(|index| (index % 251) as u8 ^ (index >> 16) as u8).collect()
+    (0..length).map(|index| u8::try_from((index ^ (index >> 16)) % 251).unwrap()).collect()
 }
 
 /// A shard's mailbox and what is put into it.

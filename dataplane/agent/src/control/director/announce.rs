@@ -9,7 +9,7 @@ use hawker_scheduler::{Announcement, Input, OriginId, Source};
 use hawker_storage::{TaskState, TaskSummary};
 use tokio::time::Instant;
 
-use super::task::{Running, State};
+use super::running::{Running, State};
 use super::{Director, Side};
 use crate::control::keeper::Keeper;
 use crate::control::link::Outbox;
@@ -68,7 +68,7 @@ pub(super) fn cached_announcement(shared: &Arc<SharedTask>) -> Option<Announceme
     if have.is_empty() || !is_shared {
         return None;
     }
-    let validators = super::flight::validators_of(&meta).encode();
+    let validators = super::about::validators_of(&meta).encode();
     Some(Announcement {
         task: shared.id(),
         geometry: shared.geometry(),

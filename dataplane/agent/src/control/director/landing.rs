@@ -7,8 +7,9 @@ use hawker_scheduler::{Input, Resolution as Learned, WantId};
 use hawker_storage::{CreateError, WriteMode};
 use tokio::time::Instant;
 
-use super::flight::{About, Flight, Stage};
-use super::task::Running;
+use super::about::About;
+use super::flight::{Flight, Stage};
+use super::running::Running;
 use super::{Director, Internal, LATE_WANTS_MAX, Place};
 use crate::config::WriteChoice;
 use crate::control::caller::{CallerId, Failure, is_full};

@@ -4,13 +4,16 @@
 //! event. A get passes through a *flight* (URL to task, one for all callers that ask the same) and then waits at its
 //! *task* (bytes arriving, one for all flights that lead there).
 
+mod about;
 mod announce;
 mod flight;
 mod landing;
 mod report;
+mod running;
 mod scheduling;
 mod shards;
 mod task;
+mod vouch;
 
 #[cfg(test)]
 mod tests;
@@ -40,8 +43,9 @@ use crate::share::SharedTask;
 
 pub(crate) use report::Snapshot;
 
-use flight::{About, Flight};
-use task::Running;
+use about::About;
+use flight::Flight;
+use running::Running;
 
 /// Downloads that run at the same time; others queue.
 const ACTIVE_DOWNLOADS_MAX: usize = 256;

@@ -8,7 +8,7 @@ use hawker_storage::{TaskState, TaskSummary, Usage};
 use tokio::sync::oneshot;
 
 use super::Director;
-use super::task::{Running, State};
+use super::running::{Running, State};
 use crate::control::caller::{Failure, code};
 use crate::control::keeper::Keeper;
 

@@ -1,22 +1,21 @@
 //! What schedulers say, and what is done while the cluster's is away.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hawker_proto::trust::{BATCH_PIECES_MAX, Grant, PieceRecord, RecordBatch, SignedLease};
-use hawker_proto::{Geometry, HostId, HostKey, PieceIndex, TaskId};
+use hawker_proto::trust::SignedLease;
+use hawker_proto::{Geometry, HostId, TaskId};
 use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
 
-use super::flight::{About, Stage, VALID};
+use super::about::{About, VALID};
+use super::flight::Stage;
 use super::landing::learned;
-use super::task::{Held, State};
+use super::running::{Held, State};
 use super::{Director, Internal, Outbox, bare_serial};
 use crate::control::caller::Failure;
 use crate::control::link::{LinkEvent, Side, Welcome};
 use crate::control::validators::ValidatorSet;
 use crate::seam::ShardCommand;
-use crate::share::SharedTask;
 
 /// How often downloads are reported when nobody says how often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -88,8 +87,12 @@ impl Director {
 
     async fn on_message(&mut self, side: Side, message: ToHost) {
         match message {
-            // Our own scheduler knows nobody and was told what it answers.
-            ToHost::Ready { .. } | ToHost::Resolve { .. } | ToHost::Wait { .. } | ToHost::WantFailed { .. }
+            // Our own scheduler knows nobody and was told what it answers; records under its allowance prove nothing.
+            ToHost::Ready { .. }
+            | ToHost::Resolve { .. }
+            | ToHost::Wait { .. }
+            | ToHost::WantFailed { .. }
+            | ToHost::Allowance { .. }
                 if side == Side::Own => {}
             ToHost::Ready { want, task, geometry, validators, neighbors, has_ranges, is_shared } => {
                 let named = Named { task, geometry, validators, has_ranges, is_shared };
@@ -97,7 +100,7 @@ impl Director {
             }
             ToHost::Resolve { want, .. } => self.on_resolve(want).await,
             ToHost::Wait { want, retry } => self.on_wait(want, retry),
-            ToHost::WantFailed { want, failure, retry } => self.on_want_failed(want, failure, retry),
+            ToHost::WantFailed { want, failure, retry } => self.on_want_failed(want, &failure, retry),
             ToHost::Neighbors { task, add, remove } => self.on_neighbors(task, add, remove).await,
             ToHost::Lease { lease, valid } => self.on_lease(side, lease, valid).await,
             ToHost::NoLease { task, retry, is_done, is_changed } => {
@@ -173,7 +176,7 @@ impl Director {
         }
     }
 
-    fn on_want_failed(&mut self, want: WantId, failure: ResolveFailure, retry: Option<Duration>) {
+    fn on_want_failed(&mut self, want: WantId, failure: &ResolveFailure, retry: Option<Duration>) {
         self.measure(want);
         self.late.remove(&want);
         let Some(flight) = self.flights.get_mut(&want) else { return };
@@ -233,31 +236,6 @@ impl Director {
             self.early.pop_front();
         }
         self.early.push_back((task, early, expires));
-    }
-
-    /// A lease for what is all here (a body of unknown length, spooled before it had a name): its records are signed, so
-    /// that others can have it from this host.
-    fn vouch(&self, task: TaskId, lease: SignedLease) {
-        let Some(running) = self.tasks.get(&task) else { return };
-        let (shared, key) = (Arc::clone(running.shared()), Arc::clone(&self.parts.key));
-        self.spawn(async move {
-            let signed = tokio::task::spawn_blocking(move || sign_all(&shared, &key, lease));
-            Internal::Vouched { task, lease: Box::new(lease), count: signed.await.unwrap_or(0) }
-        });
-    }
-
-    pub(super) async fn on_vouched(&mut self, task: TaskId, lease: SignedLease, count: usize) {
-        let range = lease.lease.range;
-        let (upto, outcome) = match count {
-            0 => (range.start(), hawker_scheduler::LeaseOutcome::Returned),
-            _ => (range.end(), hawker_scheduler::LeaseOutcome::Complete),
-        };
-        let serial = lease.lease.serial;
-        self.say(Side::Cluster, Input::LeaseDone { host: self.parts.host, serial, upto, outcome });
-        if count > 0 {
-            self.announce(task);
-            self.tell_all(|| ShardCommand::Changed { task }).await;
-        }
     }
 
     /// Hands over what came while the task was being opened.
@@ -378,20 +356,6 @@ impl Director {
     pub(super) fn cluster_link(&self) -> Option<&Outbox> {
         self.parts.cluster.as_ref()
     }
-}
-
-/// Signs the records of all pieces of the lease that nobody has vouched for; returns how many.
-fn sign_all(shared: &SharedTask, key: &HostKey, lease: SignedLease) -> usize {
-    let geometry = shared.geometry();
-    let pieces = geometry.pieces_within(lease.lease.range).map(PieceIndex).filter(|piece| !shared.is_proven(*piece));
-    let records: Vec<PieceRecord> =
-        pieces.filter_map(|piece| Some(PieceRecord { piece, blocks: shared.file().record(piece)? })).collect();
-    for batch in records.chunks(BATCH_PIECES_MAX) {
-        let batch = RecordBatch::sign(key, shared.id(), geometry, Grant::Lease(lease), batch.to_vec());
-        let encoded = batch.encode();
-        shared.add_proof(&batch, encoded);
-    }
-    records.len()
 }
 
 /// A task as a scheduler names it.

@@ -6,8 +6,8 @@ use hawker_proto::{ByteRange, TaskId};
 use hawker_scheduler::{Input, LeaseOutcome};
 use tokio::sync::oneshot;
 
-use super::flight::About;
-use super::task::{Running, State};
+use super::about::About;
+use super::running::{Running, State};
 use super::{Director, Internal, announce};
 use crate::control::caller::{Failure, GetRequest};
 use crate::control::link::Side;

@@ -74,11 +74,9 @@ impl LocalApi {
 
     /// Serves one connection to its end.
     pub(crate) async fn connection(self: Arc<Self>, mut stream: UnixStream) {
-        let request = match tokio::time::timeout(REQUEST_TIMEOUT, receive::<Request>(&mut stream)).await {
-            Ok(Ok(request)) => request,
-            // Nobody there, or nobody who speaks our language: there is nothing to answer.
-            Ok(Err(_)) | Err(_) => return,
-        };
+        // Nobody there, or nobody who speaks our language: there is nothing to answer then.
+        let received = tokio::time::timeout(REQUEST_TIMEOUT, receive::<Request>(&mut stream)).await;
+        let Ok(Ok(request)) = received else { return };
         let result = match request.request {
             Some(request::Request::Get(get)) => get::serve(&self, &mut stream, get).await,
             Some(request::Request::Status(_)) => self.status(&mut stream).await,
