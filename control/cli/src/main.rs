@@ -13,6 +13,7 @@ mod settings;
 mod stop;
 mod units;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -50,6 +51,7 @@ fn start_log(arguments: &Arguments) -> Result<(), Failure> {
         Some(text) => EnvFilter::try_new(text).map_err(|error| Failure::usage(format!("--log {text}: {error}")))?,
         None => EnvFilter::new(arguments.command.default_log()),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
     Ok(())
 }

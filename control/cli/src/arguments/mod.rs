@@ -76,6 +76,8 @@ impl Command {
     pub(crate) fn default_log(&self) -> &'static str {
         match self {
             Self::Up(_) | Self::Scheduler(_) | Self::Agent(_) => "info",
+            // Its agents lose their scheduler at the end of every run.
+            Self::BenchWorker(_) => "error",
             _ => "warn",
         }
     }
