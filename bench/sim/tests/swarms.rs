@@ -107,6 +107,18 @@ fn death_of_every_third_host_at_one_time_costs_little() {
 }
 
 #[test]
+fn scheduler_that_is_away_and_comes_back_empty_costs_little() {
+    // 1.10-1.12, origin_ratio 1.005: what hosts fetch twice because nobody tells them apart, under their allowances.
+    for seed in 1..=3 {
+        let equal = half_a_minute(seed);
+        let away = (equal.bound() / 3, equal.bound() * 2 / 3);
+        let without = run(&equal).makespan_s;
+        let report = simulate(&Scenario { scheduler_away: Some(away), ..equal }, 1.20, 1.05);
+        assert!(report.makespan_s <= 1.20 * without, "{without} s with it: {report}");
+    }
+}
+
+#[test]
 fn fast_host_draws_on_all_slow_seeds_that_are_idle() {
     // 2.7 of 2.5: four seeds of a tenth of its rate, so two parents would take 5.0.
     let equal = Scenario::equal_hosts(5, 512 * MIB, 10 * GBIT);

@@ -400,6 +400,39 @@ fn host_without_a_scheduler_originates_late_and_within_its_allowance() {
 }
 
 #[test]
+fn lease_holder_goes_on_when_the_scheduler_vanishes() {
+    let mut bench = Bench::new(64);
+    bench.up(0);
+    bench.feed(DownloadInput::Allowance { bytes: 3 * BLOCK });
+    assert_eq!(asks(&bench.wait(Duration::from_millis(2))), 1);
+    let lease = LeaseId(1);
+    bench.feed(DownloadInput::Lease { lease, range: bench.range(0..2) });
+    assert_eq!(bench.feed(DownloadInput::Scheduler { is_connected: false }), vec![], "its lease first");
+    let mut outputs = bench.feed(DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
+    for _ in 0..3 {
+        let [DownloadOutput::Originate { lease, range }] = outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!(range.length(), BLOCK, "a piece at a time");
+        outputs = bench.feed(DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
+    }
+    assert_eq!(outputs, vec![], "the allowance is spent");
+}
+
+#[test]
+fn others_wait_as_long_as_somebody_fetches() {
+    let mut bench = Bench::new(1024);
+    bench.up(0);
+    bench.feed(DownloadInput::Allowance { bytes: 40 * BLOCK });
+    bench.feed(DownloadInput::Scheduler { is_connected: false });
+    let is_originating =
+        |outputs: &[DownloadOutput]| outputs.iter().any(|it| matches!(it, DownloadOutput::Originate { .. }));
+    for piece in 0..100 {
+        assert!(!is_originating(&bench.wait(Duration::from_millis(100))));
+        assert!(!is_originating(&bench.have(0, piece)));
+    }
+    assert!(is_originating(&bench.wait(Duration::from_secs(4))), "nobody fetches any more");
+}
+
+#[test]
 fn fetch_ends_when_neighbors_have_the_rest() {
     let mut bench = Bench::new(16);
     bench.up(0);
