@@ -5,7 +5,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hawker_proto::HostId;
+use hawker_proto::{ByteRange, HostId};
 use hawker_scheduler::{ClusterConfig, Input, LeaseOutcome, ToHost};
 use world::{MIB, World, task_of};
 
@@ -290,5 +290,5 @@ fn returned_pieces_are_asked_for_among_the_peers_before_they_are_leased_again() 
     assert!(is_asked, "a host gives back what it or its neighbors have: somebody holds it");
     // All three answered that they do not.
     world.ask(hosts[1], 1);
-    assert_eq!(world.last_lease(hosts[1]).map(|next| next.start()), Some(lease.start()));
+    assert_eq!(world.last_lease(hosts[1]).map(ByteRange::start), Some(lease.start()));
 }
