@@ -9,7 +9,6 @@ use hawker_storage::TaskMeta;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::control::origin::RESOLVE_BYTES;
 use crate::control::validators::ValidatorSet;
 
 /// How long a resolve answers for others, unless the origin says less or more.
@@ -47,12 +46,6 @@ impl About {
             is_credentialed: self.is_credentialed,
             resolved_unix_ms: if is_reusable { clock::unix_ms() } else { 0 },
         }
-    }
-
-    /// What the body of the resolve brings.
-    pub(super) fn arriving_bytes(&self) -> u64 {
-        let length = self.geometry.length();
-        if self.has_ranges { length.min(RESOLVE_BYTES) } else { length }
     }
 
     pub(super) fn from_meta(task: TaskId, geometry: Geometry, meta: &TaskMeta, is_fresh: bool) -> Self {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hawker_proto::resolve::{ResolveKey, Version, resolve_key, task_id_of_version};
-use hawker_proto::{Geometry, TaskId};
+use hawker_proto::{ByteRange, Geometry, TaskId};
 use hawker_scheduler::{Input, Neighbor, OriginId, ResolveFailure, WantId, WantKey};
 use hawker_storage::{TaskMeta, TaskState, TaskSummary};
 use tokio::task::AbortHandle;
@@ -36,6 +36,8 @@ pub(super) struct Flight {
     pub(super) key: ResolveKey,
     /// Of the first caller: its credentials are used.
     pub(super) request: GetRequest,
+    /// That caller, who may have left since.
+    pub(super) prover: CallerId,
     pub(super) callers: Vec<CallerId>,
     pub(super) stage: Stage,
     /// The sealed task that the store has under the key, no longer fresh.
@@ -46,6 +48,8 @@ pub(super) struct Flight {
     /// The scheduler made this host the resolver: it waits for Resolved or ResolveFailed.
     pub(super) is_asked: bool,
     said_resolving: Instant,
+    /// How much of it the resolve's GET is to ask for, when the scheduler said so.
+    pub(super) first_bytes: Option<u64>,
     /// What the scheduler named, perhaps after this host had begun by itself.
     pub(super) ready: Option<(TaskId, Vec<Neighbor>)>,
     /// The origin accepted the first caller's credentials.
@@ -131,6 +135,7 @@ impl Director {
         let mut flight = Flight {
             key,
             request,
+            prover: caller,
             callers: vec![caller],
             stage: Stage::Finding,
             stored: None,
@@ -138,6 +143,7 @@ impl Director {
             began: now,
             is_asked: false,
             said_resolving: now,
+            first_bytes: None,
             ready: None,
             is_proven,
             parked: None,
@@ -214,7 +220,8 @@ impl Director {
             _ => Condition::Any,
         };
         let request = &flight.request;
-        let ask = Ask { url: request.url.clone(), headers: request.headers.clone(), range: None, condition };
+        let range = flight.first_bytes.and_then(|bytes| ByteRange::new(0, bytes));
+        let ask = Ask { url: request.url.clone(), headers: request.headers.clone(), range, condition };
         let client = self.parts.client.clone();
         let mut nonce = [0; 16];
         let work = self.spawn(async move {
@@ -319,7 +326,7 @@ impl Director {
     pub(super) fn fail_flight(&mut self, want: WantId, error: &OriginError) {
         let Some(flight) = self.flights.get(&want) else { return };
         let host = flight.request.url.authority();
-        tracing::info!(%host, key = %hawker_proto::TaskId(flight.key.0).short(), %error, "resolve failed");
+        tracing::info!(%host, key = %TaskId(flight.key.0).short(), %error, "resolve failed");
         // Credentials are part of the key, so a refusal holds for everybody who asks with it.
         let is_final = matches!(error, OriginError::Refused { .. });
         self.drop_flight(want, &Failure::from(error), is_final, error.status());

@@ -79,8 +79,9 @@ impl Director {
 
     /// Makes room for the task that a flight leads to, or joins it when it is open.
     pub(super) async fn open(&mut self, want: WantId, about: About) {
-        let has_body = self.flights.get(&want).is_some_and(|flight| flight.parked.is_some());
-        self.tell_resolved(want, &about, if has_body { about.arriving_bytes() } else { 0 });
+        let parked = self.flights.get(&want).and_then(|flight| flight.parked.as_ref());
+        let arriving_bytes = parked.map_or(0, |body| body.arriving_bytes(about.geometry.length()));
+        self.tell_resolved(want, &about, arriving_bytes);
         if let Some(running) = self.tasks.get_mut(&about.task) {
             running.refresh(&about);
             let shared = Arc::clone(running.shared());
@@ -132,14 +133,11 @@ impl Director {
         if let Some(neighbors) = neighbors {
             self.on_neighbors(task, neighbors, Vec::new()).await;
         }
-        let is_proven = flight.is_proven;
-        for (index, caller) in std::mem::take(&mut flight.callers).into_iter().enumerate() {
-            // The flight carried the first caller's credentials, nobody else's.
-            if index == 0
-                && is_proven
-                && let Some(caller) = self.callers.get_mut(&caller)
-            {
-                caller.is_proven = true;
+        let prover = Some(flight.prover).filter(|_| flight.is_proven);
+        for caller in std::mem::take(&mut flight.callers) {
+            // The flight carried this caller's credentials, nobody else's.
+            if let Some(waiting) = self.callers.get_mut(&caller).filter(|_| prover == Some(caller)) {
+                waiting.is_proven = true;
             }
             self.attach(caller, task).await;
         }

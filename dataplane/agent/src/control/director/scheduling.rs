@@ -17,6 +17,9 @@ use crate::control::link::{LinkEvent, Side, Welcome};
 use crate::control::validators::ValidatorSet;
 use crate::seam::ShardCommand;
 
+/// Bounds of what a resolve may be told to ask for: a block, and the largest lease.
+const FIRST_BYTES_MIN: u64 = 256 * 1024;
+const FIRST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How often downloads are reported when nobody says how often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Messages kept for tasks that are being opened.
@@ -98,7 +101,7 @@ impl Director {
                 let named = Named { task, geometry, validators, has_ranges, is_shared };
                 self.on_ready(want, named, neighbors).await;
             }
-            ToHost::Resolve { want, .. } => self.on_resolve(want).await,
+            ToHost::Resolve { want, upto, .. } => self.on_resolve(want, upto).await,
             ToHost::Wait { want, retry } => self.on_wait(want, retry),
             ToHost::WantFailed { want, failure, retry } => self.on_want_failed(want, &failure, retry),
             ToHost::Neighbors { task, add, remove } => self.on_neighbors(task, add, remove).await,
@@ -148,7 +151,7 @@ impl Director {
     }
 
     /// This host is to resolve.
-    async fn on_resolve(&mut self, want: WantId) {
+    async fn on_resolve(&mut self, want: WantId, upto: u64) {
         self.measure(want);
         if let Some(task) = self.late.remove(&want) {
             // It has, by itself.
@@ -159,6 +162,7 @@ impl Director {
         }
         if let Some(flight) = self.flights.get_mut(&want) {
             flight.is_asked = true;
+            flight.first_bytes = Some(upto.clamp(FIRST_BYTES_MIN, FIRST_BYTES_MAX));
             self.resolve(want);
         } else {
             // A flight that has ended meanwhile: another host may try.

@@ -92,11 +92,13 @@ impl Director {
 
     /// Tells our own scheduler what a resolve's open body brings, so that this becomes the first lease.
     fn resolve_for_own(&mut self, task: TaskId) {
-        let Some(running) = self.tasks.get(&task).filter(|running| running.parked.is_some()) else { return };
+        let Some(running) = self.tasks.get(&task) else { return };
+        let Some((body, _)) = &running.parked else { return };
+        let arriving_bytes = body.arriving_bytes(running.about.geometry.length());
         let host = self.parts.host;
         let want = WantId(self.next_want);
         let origin = Some(OriginId(running.request.url.origin_hash()));
-        let resolution = Resolution { is_shared: false, ..learned(&running.about, running.about.arriving_bytes()) };
+        let resolution = Resolution { is_shared: false, ..learned(&running.about, arriving_bytes) };
         let key = WantKey::Resolve(running.about.key);
         self.say(Side::Own, Input::Want { host, want, key, origin });
         self.say(Side::Own, Input::Resolved { host, want, resolution });

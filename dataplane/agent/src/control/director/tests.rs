@@ -269,13 +269,13 @@ async fn resolver_tells_what_it_learned_and_gets_the_first_lease() {
     let origin = origin_of(40 * MIB).await;
     let _caller = world.get(&origin.url("/f"), &[]).await;
     let want = world.want().await;
-    world.answer(ToHost::Resolve { want, upto: 16 * MIB, valid: Duration::from_secs(5), previous: None }).await;
+    world.answer(ToHost::Resolve { want, upto: 4 * MIB, valid: Duration::from_secs(5), previous: None }).await;
     let Input::Resolved { resolution, .. } = world.said().await else { panic!("the resolver answers") };
-    assert_eq!((resolution.geometry.length(), resolution.arriving_bytes), (40 * MIB, 16 * MIB));
+    assert_eq!((resolution.geometry.length(), resolution.arriving_bytes), (40 * MIB, 4 * MIB));
     assert!(resolution.is_shared && resolution.has_ranges);
     // The lease is here before the task is open, perhaps; it must not be lost.
     world.answer(world.ready(want, resolution.task, 40 * MIB)).await;
-    world.answer(world.lease(resolution.task, 16 * MIB)).await;
+    world.answer(world.lease(resolution.task, 4 * MIB)).await;
     let (task, is_alone) = world.started().await;
     assert_eq!((task.id(), is_alone), (resolution.task, false));
     let mut seen = Vec::new();
@@ -296,7 +296,7 @@ async fn resolver_tells_what_it_learned_and_gets_the_first_lease() {
     assert_eq!(seen, ["lease", "neighbors"]);
 
     // The range is fetched with the body that is open: one request in all.
-    let range = ByteRange::new(0, 16 * MIB).unwrap();
+    let range = ByteRange::new(0, 4 * MIB).unwrap();
     world.shard_events.send(ShardEvent::FetchOrigin { task: task.id(), serial: 1, range }).await.unwrap();
     let mut bytes = 0;
     loop {
@@ -306,8 +306,8 @@ async fn resolver_tells_what_it_learned_and_gets_the_first_lease() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((bytes as u64, origin.requests().len()), (16 * MIB, 1));
-    let done = ShardEvent::LeaseDone { task: task.id(), serial: 1, upto: 16 * MIB, end: OriginEnd::Complete };
+    assert_eq!((bytes as u64, origin.requests().len()), (4 * MIB, 1));
+    let done = ShardEvent::LeaseDone { task: task.id(), serial: 1, upto: 4 * MIB, end: OriginEnd::Complete };
     world.shard_events.send(done).await.unwrap();
     assert!(matches!(world.said().await, Input::LeaseDone { outcome: LeaseOutcome::Complete, .. }));
 }
@@ -341,6 +341,28 @@ async fn credentials_are_checked_upstream_before_a_byte_is_given() {
     assert_eq!(failure.code, 3);
     assert!(failure.message.contains("403") && !failure.message.contains("wrong"), "{}", failure.message);
     assert!(world.commands.try_recv().is_ok_and(|command| matches!(command, ShardCommand::Scheduler { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_reads_by_the_signature_of_another() {
+    let mut world = World::new();
+    let origin = Origin::start(|request| {
+        if request.contains("x-amz-signature=good") {
+            serve(&content(1000), request)
+        } else {
+            b"HTTP/1.1 403 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec()
+        }
+    })
+    .await;
+    let mut good = world.get(&origin.url("/f?x=1&X-Amz-Signature=good"), &[]).await;
+    // One URL but for the signature: it joins the same resolve, and the first caller leaves.
+    let mut bad = world.get(&origin.url("/f?x=1&X-Amz-Signature=bad"), &[]).await;
+    let mut also_good = world.get(&origin.url("/f?x=1&X-Amz-Signature=good"), &[]).await;
+    world.asks.send(Ask::Gone { caller: CallerId(1) }).await.unwrap();
+    let refused = bad.recv().await;
+    assert!(matches!(&refused, Some(CallerEvent::Failed(failure)) if failure.code == 3), "{refused:?}");
+    assert!(matches!(also_good.recv().await, Some(CallerEvent::Opened(_))));
+    good.close();
 }
 
 #[tokio::test(flavor = "multi_thread")]

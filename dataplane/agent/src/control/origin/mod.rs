@@ -15,5 +15,5 @@ pub(crate) use body::{BlockSource, TaskLimit};
 pub(crate) use client::{Ask, Condition, OriginClient};
 pub(crate) use error::{OriginError, hint, meaning};
 pub(crate) use fetch::{FetchJob, run_fetch};
-pub(crate) use resolve::{OpenBody, RESOLVE_BYTES, Resolution, Resolved, check_access, jittered, resolve};
+pub(crate) use resolve::{OpenBody, Resolution, Resolved, check_access, jittered, resolve};
 pub(crate) use spool::{Spooled, spool};

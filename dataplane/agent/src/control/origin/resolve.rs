@@ -13,7 +13,8 @@ use super::client::{Answered, Ask, Condition, OriginClient};
 use super::error::OriginError;
 use crate::control::validators::ValidatorSet;
 
-/// How much the resolving GET asks for: the first lease. An answer that knows the total tells all that a HEAD would.
+/// How much the resolving GET asks for unless a scheduler says otherwise: the first lease. An answer that knows the
+/// total tells all that a HEAD would.
 pub(crate) const RESOLVE_BYTES: u64 = 16 * 1024 * 1024;
 /// Questions put to an origin that is not there or is busy, before the caller hears of it.
 const TRIES_MAX: u32 = 4;
@@ -67,18 +68,25 @@ pub(crate) struct OpenBody {
     pub(super) end: Option<u64>,
 }
 
+impl OpenBody {
+    /// Bytes that it brings, from byte 0 of content of `length` bytes.
+    pub(crate) fn arriving_bytes(&self, length: u64) -> u64 {
+        self.end.map_or(length, |end| end.min(length))
+    }
+}
+
 impl fmt::Debug for OpenBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OpenBody(to {:?})", self.end)
     }
 }
 
-/// Asks what `ask.url` is; `ask.condition` may be [`Condition::Newer`].
+/// Asks what `ask.url` is, with `ask.range` of its first bytes; `ask.condition` may be [`Condition::Newer`].
 ///
 /// # Errors
 /// The origin refuses, contradicts itself, or is away after some tries.
 pub(crate) async fn resolve(client: &OriginClient, mut ask: Ask, nonce: [u8; 16]) -> Result<Resolution, OriginError> {
-    ask.range = ByteRange::new(0, RESOLVE_BYTES);
+    ask.range = ask.range.or(ByteRange::new(0, RESOLVE_BYTES));
     let answered = open_patiently(client, &ask).await?;
     let needs_whole = matches!(
         answered.answer,
