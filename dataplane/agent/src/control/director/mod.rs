@@ -151,8 +151,6 @@ pub(crate) struct Director {
     keys: Vec<PublicKey>,
     /// Of the session that is open.
     session: Option<Welcome>,
-    /// When the last session was lost.
-    lost_at: Option<Instant>,
     progress_at: Instant,
     ticks: u32,
     /// Bytes that callers found here.
@@ -218,7 +216,6 @@ impl Director {
             next_want: 1,
             keys,
             session: None,
-            lost_at: None,
             progress_at: Instant::now(),
             ticks: 0,
             cache_bytes: 0,

@@ -50,7 +50,6 @@ impl Director {
     async fn on_up(&mut self, welcome: Welcome) {
         self.keys = welcome.keys.clone();
         self.session = Some(welcome);
-        self.lost_at = None;
         self.late.clear();
         self.tell_all(|| ShardCommand::Scheduler { is_connected: true, keys: self.keys.clone() }).await;
         let open: Vec<TaskId> = self.tasks.keys().copied().collect();
@@ -75,7 +74,6 @@ impl Director {
 
     async fn on_down(&mut self) {
         self.session = None;
-        self.lost_at = Some(Instant::now());
         self.late.clear();
         self.tell_all(|| ShardCommand::Scheduler { is_connected: false, keys: self.keys.clone() }).await;
         let wants: Vec<WantId> = self.flights.keys().copied().collect();
