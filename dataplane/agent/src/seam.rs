@@ -121,12 +121,12 @@ pub enum ShardCommand {
     Unshare { task: TaskId },
     /// The scheduler's choice of whom to exchange with.
     Neighbors { task: TaskId, add: Vec<(HostId, SocketAddr)>, remove: Vec<HostId> },
-    /// The right to fetch a range of the task from its origin.
-    Lease { task: TaskId, lease: SignedLease },
+    /// The right to fetch a range of the task from its origin, for so long.
+    Lease { task: TaskId, lease: SignedLease, valid: Duration },
     /// No range is free to fetch; ask again after `retry_after`.
     NoLease { task: TaskId, retry_after: Duration },
-    /// A right to originate without a lease, for when the scheduler is away.
-    Allowance { allowance: SignedAllowance },
+    /// A right to originate this task without a lease, for when the scheduler is away; it replaces the former.
+    Allowance { task: TaskId, allowance: SignedAllowance },
     /// Whether the scheduler can be reached, and whose signatures count.
     Scheduler { is_connected: bool, keys: Vec<PublicKey> },
     /// Bytes of a leased range that control fetched: `length` bytes at `offset`, hashed already.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hawker_proto::frame::Frame;
 use hawker_proto::hash::{self, ChainingValue, Root};
-use hawker_proto::trust::{BATCH_PIECES_MAX, Grant, PieceRecord, RecordBatch, SignedLease};
+use hawker_proto::trust::{BATCH_PIECES_MAX, Grant, PieceRecord, RecordBatch, SignedAllowance, SignedLease};
 use hawker_proto::{BlockIndex, HostId, Instant, PieceIndex, TaskId};
 use hawker_ring::{Block, Op};
 use hawker_storage::TaskFile;
@@ -43,6 +43,10 @@ pub(super) struct Driver {
     assemblies: HashMap<PieceIndex, Assembly>,
     /// Leases that count with the scheduler's keys: proofs are signed under them, also after they are over.
     pub(super) leases: Vec<SignedLease>,
+    /// Until when the leases hold whose fetch has not begun.
+    pub(super) lease_ends: HashMap<LeaseId, Instant>,
+    /// The scheduler's word for when it is away.
+    pub(super) allowance: Option<SignedAllowance>,
     /// Pieces with a record of our own that no batch proves yet.
     unsigned: Vec<PieceIndex>,
     unsigned_since: Option<Instant>,
@@ -70,7 +74,8 @@ impl Driver {
         let advance = self.is_advance_due.then(|| self.advanced + ADVANCE_EVERY);
         let redial = self.candidates.values().filter(|one| one.neighbor.is_none()).map(|one| one.retry_at).min();
         let redial = redial.filter(|_| !self.is_complete);
-        [self.machine.deadline(), sign, advance, redial].into_iter().flatten().min()
+        let expiry = self.streams.values().filter_map(|stream| stream.ends).min();
+        [self.machine.deadline(), sign, advance, redial, expiry].into_iter().flatten().min()
     }
 
     fn file(&self) -> &Arc<TaskFile> {
@@ -101,6 +106,8 @@ impl Shard {
             meter: Meter::default(),
             assemblies: HashMap::new(),
             leases: Vec::new(),
+            lease_ends: HashMap::new(),
+            allowance: None,
             unsigned: Vec::new(),
             unsigned_since: None,
             streams: HashMap::new(),
@@ -152,6 +159,7 @@ impl Shard {
         let due: Vec<TaskId> = self.downloads.iter().filter(|(_, driver)| is_due(driver)).map(|(id, _)| *id).collect();
         for task in due {
             self.note_arriving(task);
+            self.end_expired_streams(task);
             self.tell(task, DownloadInput::Tick);
             self.connect_candidates(task);
         }
@@ -198,6 +206,9 @@ impl Shard {
             }
             DownloadOutput::AskLease { bytes, rate } => self.events.push(ShardEvent::AskLease { task, bytes, rate }),
             DownloadOutput::ReturnLease { lease, range } => {
+                if let Some(driver) = self.downloads.get_mut(&task) {
+                    driver.lease_ends.remove(&lease);
+                }
                 // Complete up to there: the rest goes back.
                 let (upto, end) = (range.start(), OriginEnd::Complete);
                 self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto, end });
@@ -385,7 +396,7 @@ impl Shard {
         for piece in unsigned.into_iter().filter(|piece| !driver.task.is_proven(*piece)) {
             let range = driver.task.geometry().piece_range(piece);
             let lease = driver.leases.iter().find(|lease| lease.lease.range.contains(range));
-            let allowance = self.allowance.filter(|_| !driver.is_alone).map(Grant::Allowance);
+            let allowance = driver.allowance.filter(|_| !driver.is_alone).map(Grant::Allowance);
             let Some(grant) = lease.map(|lease| Grant::Lease(*lease)).or(allowance) else {
                 // No right to vouch for it yet: it stays this host's own until a lease covers it.
                 driver.unsigned.push(piece);

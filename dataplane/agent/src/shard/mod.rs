@@ -21,7 +21,6 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use hawker_proto::identity::{ClusterKey, HostKey, PublicKey};
-use hawker_proto::trust::SignedAllowance;
 use hawker_proto::{BlockIndex, HostId, Instant, PieceIndex, TaskId};
 use hawker_ring::{Completion, Engine, File, Op, Outcome, Slab, SocketOptions, Token};
 use hawker_swarm::{LinkId, Upload, UploadInput, UploadOutput};
@@ -150,7 +149,6 @@ struct Shard {
     identity: Arc<Identity>,
     scheduler_keys: Vec<PublicKey>,
     is_scheduler_connected: bool,
-    allowance: Option<SignedAllowance>,
     handles: Vec<ShardHandle>,
     commands: mpsc::Receiver<ShardCommand>,
     events: EventQueue,
@@ -305,9 +303,9 @@ impl Shard {
             ShardCommand::Share { task } => self.share(task),
             ShardCommand::Unshare { task } => self.unshare(task),
             ShardCommand::Neighbors { task, add, remove } => self.on_neighbors(task, add, &remove),
-            ShardCommand::Lease { task, lease } => self.on_lease(task, lease),
+            ShardCommand::Lease { task, lease, valid } => self.on_lease(task, lease, valid),
             ShardCommand::NoLease { task, retry_after } => self.on_no_lease(task, retry_after),
-            ShardCommand::Allowance { allowance } => self.on_allowance(allowance),
+            ShardCommand::Allowance { task, allowance } => self.on_allowance(task, allowance),
             ShardCommand::Scheduler { is_connected, keys } => self.on_scheduler(is_connected, keys),
             ShardCommand::OriginData { task, serial, offset, block, length, value } => {
                 self.on_control_data(task, serial, origin::Arrived { offset, block, length, value });

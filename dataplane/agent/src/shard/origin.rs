@@ -46,6 +46,8 @@ pub(super) struct Arrived {
 pub(super) struct Stream {
     /// Bytes before this offset have arrived.
     pub(super) upto: u64,
+    /// When the range is somebody else's; `None` for a fetch under an allowance.
+    pub(super) ends: Option<Instant>,
 }
 
 /// A kept-alive connection to an origin that carries nothing now.
@@ -94,14 +96,15 @@ impl Fetch {
 }
 
 impl Shard {
-    pub(super) fn on_lease(&mut self, task: TaskId, lease: SignedLease) {
+    pub(super) fn on_lease(&mut self, task: TaskId, lease: SignedLease, valid: Duration) {
         let (serial, range) = (lease.lease.serial, lease.lease.range);
-        if !self.downloads.contains_key(&task) {
+        let Some(driver) = self.downloads.get_mut(&task) else {
             // It was done before the answer came: somebody else may have the range.
             let end = OriginEnd::Complete;
             self.events.push(ShardEvent::LeaseDone { task, serial, upto: range.start(), end });
             return;
-        }
+        };
+        driver.lease_ends.insert(LeaseId(serial), self.now + valid);
         self.sign_under(task, lease);
         self.tell(task, DownloadInput::Lease { lease: LeaseId(serial), range });
     }
@@ -110,20 +113,19 @@ impl Shard {
         self.tell(task, DownloadInput::NoLease { retry_after });
     }
 
-    pub(super) fn on_allowance(&mut self, allowance: SignedAllowance) {
-        self.allowance = Some(allowance);
-        let bytes = allowance.allowance.bytes;
-        let tasks: Vec<TaskId> = self.downloads.keys().copied().collect();
-        for task in tasks {
-            self.tell(task, DownloadInput::Allowance { bytes });
+    pub(super) fn on_allowance(&mut self, task: TaskId, allowance: SignedAllowance) {
+        if let Some(driver) = self.downloads.get_mut(&task) {
+            driver.allowance = Some(allowance);
         }
+        self.tell(task, DownloadInput::Allowance { bytes: allowance.allowance.bytes });
     }
 
     /// Begins to fetch a range: on this shard when the origin is plain HTTP at a known address, else in control. The
     /// range from byte 0 is always control's, which still holds the open answer of the resolve.
     pub(super) fn start_stream(&mut self, task: TaskId, lease: LeaseId, range: ByteRange) {
         let Some(driver) = self.downloads.get_mut(&task) else { return };
-        driver.streams.insert(lease, Stream { upto: range.start() });
+        let ends = driver.lease_ends.remove(&lease);
+        driver.streams.insert(lease, Stream { upto: range.start(), ends });
         let origin = driver.origin.as_ref().filter(|origin| range.start() > 0 && origin.is_range_ok);
         let direct = origin.and_then(|origin| origin.direct.map(|address| (origin.clone(), address)));
         let Some((origin, address)) = direct else {
@@ -384,6 +386,22 @@ impl Shard {
             }
         } else if was_streaming {
             self.events.push(ShardEvent::StopOrigin { task, serial: lease.0 });
+        }
+    }
+
+    /// Ends the streams whose leases are over: the scheduler gives their ranges to others.
+    pub(super) fn end_expired_streams(&mut self, task: TaskId) {
+        let now = self.now;
+        let Some(driver) = self.downloads.get(&task) else { return };
+        let expired = driver.streams.iter().filter(|(_, stream)| stream.ends.is_some_and(|ends| ends <= now));
+        let expired: Vec<(LeaseId, Stream)> = expired.map(|(lease, stream)| (*lease, *stream)).collect();
+        for (lease, stream) in expired {
+            tracing::debug!(task = %task.short(), "a lease ran out before its range had arrived");
+            self.stop_stream(task, lease);
+            let end = OriginEnd::Failed { retry_after: Duration::ZERO };
+            self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end });
+            let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
+            self.tell(task, DownloadInput::OriginEnded { lease, outcome });
         }
     }
 

@@ -228,7 +228,6 @@ impl Seed {
             identity: self.identity,
             scheduler_keys: Vec::new(),
             is_scheduler_connected: false,
-            allowance: None,
             handles,
             commands: self.commands,
             events: EventQueue { sender: self.events, backlog: VecDeque::new() },

@@ -111,7 +111,7 @@ impl Plane {
                     serial += 1;
                     let range = ByteRange::new(0, bytes.len() as u64).unwrap();
                     let lease = signed_lease(task, range, &self.key, serial, scheduler);
-                    self.to_owner(task, ShardCommand::Lease { task, lease }).await;
+                    self.to_owner(task, ShardCommand::Lease { task, lease, valid: HANG }).await;
                 }
                 ShardEvent::FetchOrigin { serial, range, .. } => {
                     let mut offset = range.start();

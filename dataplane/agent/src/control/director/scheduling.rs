@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hawker_proto::trust::SignedLease;
+use hawker_proto::trust::{SignedAllowance, SignedLease};
 use hawker_proto::{Geometry, HostId, TaskId};
 use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ const DONE_RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) enum Early {
     Lease(SignedLease),
+    Allowance(SignedAllowance),
     Neighbors { add: Vec<Neighbor>, remove: Vec<HostId> },
 }
 
@@ -107,9 +108,7 @@ impl Director {
             ToHost::NoLease { task, retry, is_done, is_changed } => {
                 self.on_no_lease(side, task, if is_done { retry.max(DONE_RETRY) } else { retry }, is_changed).await;
             }
-            ToHost::Allowance { allowance, .. } => {
-                self.tell_all(|| ShardCommand::Allowance { allowance }).await;
-            }
+            ToHost::Allowance { task, allowance } => self.on_allowance(task, allowance).await,
             ToHost::Ban { host } => self.on_ban(host).await,
             ToHost::Report { task } => self.on_report(task),
         }
@@ -230,7 +229,15 @@ impl Director {
         }
         let upto = lease.lease.range.start();
         running.leases.insert(lease.lease.serial, Held { lease, expires, upto });
-        self.tell_shard(task, ShardCommand::Lease { task, lease }).await;
+        self.tell_shard(task, ShardCommand::Lease { task, lease, valid }).await;
+    }
+
+    async fn on_allowance(&mut self, task: TaskId, allowance: SignedAllowance) {
+        match self.tasks.get(&task).map(|running| running.state) {
+            None => self.keep_early(task, Early::Allowance(allowance), Instant::now() + EARLY_KEPT),
+            Some(State::Downloading) => self.tell_shard(task, ShardCommand::Allowance { task, allowance }).await,
+            Some(_) => {}
+        }
     }
 
     fn keep_early(&mut self, task: TaskId, early: Early, expires: Instant) {
@@ -249,6 +256,7 @@ impl Director {
         for (_, early, expires) in ours {
             match early {
                 Early::Lease(lease) => self.on_lease(Side::Cluster, lease, expires.duration_since(now)).await,
+                Early::Allowance(allowance) => self.on_allowance(task, allowance).await,
                 Early::Neighbors { add, remove } => self.on_neighbors(task, add, remove).await,
             }
         }
