@@ -12,7 +12,7 @@ use hawker_proto::{ByteRange, HostId, HostKey, PieceIndex, PieceMap, TaskId};
 use hawker_scheduler::{
     Announcement, HostInfo, Input, LeaseOutcome, OriginId, Resolution, Source, ToHost, WantId, WantKey,
 };
-use hawker_swarm::{Download, DownloadInput, LeaseId, LinkId, NeighborId, UploadInput};
+use hawker_swarm::{Download, DownloadInput, LeaseId, LinkId, NeighborId, OriginOutcome, UploadInput};
 
 use crate::host::Host;
 use crate::world::{Event, World};
@@ -26,6 +26,7 @@ const WANT: WantId = WantId(1);
 const VALID: Duration = Duration::from_secs(24 * 3600);
 /// As servers ask of agents.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// Agents that lost the scheduler try again at intervals up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// One way trips until a link carries requests: TCP, the two messages of the handshake each way, OPEN and HAVE.
@@ -179,7 +180,11 @@ impl World<'_> {
                 }
                 self.link_with(host, &add.iter().map(|neighbor| neighbor.id).collect::<Vec<_>>());
             }
-            ToHost::Lease { lease, .. } => self.take_lease(host, lease),
+            ToHost::Lease { lease, valid } => {
+                let lease_id = LeaseId(lease.lease.serial);
+                self.clock.push(now + valid, Event::LeaseExpired { host, lease: lease_id });
+                self.take_lease(host, lease);
+            }
             ToHost::NoLease { retry, .. } => self.download(host, DownloadInput::NoLease { retry_after: retry }),
             ToHost::Allowance { allowance, .. } => {
                 self.download(host, DownloadInput::Allowance { bytes: allowance.allowance.bytes });
@@ -216,7 +221,6 @@ impl World<'_> {
         control.is_ready = true;
         let none = PieceMap::empty(self.scenario.geometry.piece_count());
         *download = Download::new(self.scenario.download, self.scenario.geometry, none, *download_seed, now);
-        self.clock.push(now + PROGRESS_EVERY, Event::Progress { host });
         self.download(host, DownloadInput::Tick);
     }
 
@@ -231,6 +235,27 @@ impl World<'_> {
         } else {
             self.download(host, DownloadInput::Lease { lease: LeaseId(body.serial), range: body.range });
         }
+    }
+
+    /// The time of a lease is over, and perhaps its fetch is not.
+    pub(crate) fn lease_expired(&mut self, host: u32, lease: LeaseId) {
+        if self.stop_fetch(host, lease) {
+            self.leases_cut += 1;
+            self.download(host, DownloadInput::Tick);
+        }
+    }
+
+    /// Stops a fetch, and tells the download; false when it does not run.
+    pub(crate) fn stop_fetch(&mut self, host: u32, lease: LeaseId) -> bool {
+        if let Some(rest) = self.origin.close(host, lease) {
+            assert!(!rest.is_empty(), "stopped after its end");
+            self.lease_over(host, lease);
+            let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
+            let now = self.clock.now();
+            self.hosts[host as usize].download.handle(now, DownloadInput::OriginEnded { lease, outcome });
+            return true;
+        }
+        false
     }
 
     /// A lease is over; the scheduler hears how much of it is stored.
@@ -282,7 +307,13 @@ impl World<'_> {
 
     pub(crate) fn report_progress(&mut self, host: u32) {
         let Host { control, download, is_up, done_at, .. } = &mut self.hosts[host as usize];
-        if !*is_up || done_at.is_some() {
+        if !*is_up {
+            return;
+        }
+        if done_at.is_some() || !control.is_ready {
+            let (id, every) = (control.id, if control.is_ready { HEARTBEAT_EVERY } else { PROGRESS_EVERY });
+            self.say(host, Input::Heartbeat { host: id });
+            self.clock.push(self.clock.now() + every, Event::Progress { host });
             return;
         }
         let progress = download.progress();

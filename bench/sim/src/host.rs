@@ -37,6 +37,7 @@ pub(crate) struct Host {
     pub(crate) upload_wake: Option<Instant>,
     pub(crate) started_at: Instant,
     pub(crate) is_up: bool,
+    pub(crate) is_dead: bool,
     pub(crate) done_at: Option<Instant>,
     pub(crate) bytes_sent: u64,
 }
@@ -76,6 +77,7 @@ impl Host {
             upload_wake: None,
             started_at: start,
             is_up: false,
+            is_dead: false,
             done_at: None,
             bytes_sent: 0,
         }

@@ -11,6 +11,7 @@
 
 mod agent;
 mod clock;
+mod drawn;
 mod host;
 mod network;
 mod origin;

@@ -55,6 +55,8 @@ pub struct Report {
     pub origin_idle_s: f64,
     /// Leases given.
     pub leases: u64,
+    /// Leases whose time was over before they were fetched.
+    pub leases_cut: u64,
     /// Hosts that died.
     pub dead_hosts: u32,
     /// Grants given by all hosts.
@@ -116,7 +118,7 @@ impl Report {
             p99_ratio: ratio(nanos(p99), nanos(bound)),
             origin_ratio: ratio(world.origin.bytes, length),
             waste: ratio(wasted, taken + wasted),
-            failed_hosts: count(|host| host.is_up && host.done_at.is_none()),
+            failed_hosts: count(|host| !host.is_dead && host.done_at.is_none()),
             scheduler_messages_per_host: ratio(world.scheduler.messages, u64::from(scenario.hosts)),
             scheduler_cpu_s: world.scheduler.cpu.as_secs_f64(),
             events: world.event_count(),
@@ -125,7 +127,8 @@ impl Report {
             origin_holders: world.origin.holders(),
             origin_idle_s: world.origin.idle_time().as_secs_f64(),
             leases: world.scheduler.lease_count(),
-            dead_hosts: count(|host| !host.is_up),
+            leases_cut: world.leases_cut,
+            dead_hosts: count(|host| host.is_dead),
             grants: world.grants,
             messages: world.messages,
             uplink_use: ratio(sum(|host| host.bytes_sent), could),

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hawker_proto::ByteRange;
-use hawker_swarm::{DownloadInput, DownloadOutput, LeaseId, OriginOutcome, UploadInput, UploadOutput};
+use hawker_proto::{ByteRange, Instant};
+use hawker_swarm::{DownloadInput, DownloadOutput, LeaseId, UploadInput, UploadOutput};
 
 use crate::host::Host;
 use crate::network::Transmission;
@@ -13,6 +13,9 @@ use crate::world::{Event, Message, World};
 /// From a block that takes so long on, bytes between blocks are modelled: the wire sends one after the other where TCP
 /// would mix them, and a receiver must not take its turn for silence.
 const SLOW_BLOCK: Duration = Duration::from_millis(10);
+
+/// How long a death may lead to a second fetch: the grace of its stream, and the questions to all others.
+const DEATH_ECHO: Duration = Duration::from_secs(10);
 
 impl World<'_> {
     pub(crate) fn download(&mut self, host: u32, input: DownloadInput) {
@@ -49,14 +52,7 @@ impl World<'_> {
                 self.fetch(host, lease, range);
             }
             DownloadOutput::StopOrigin { lease } => {
-                if let Some(rest) = self.origin.close(host, lease) {
-                    self.lease_over(host, lease);
-                    let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
-                    assert!(!rest.is_empty(), "stopped after its end");
-                    self.hosts[host as usize]
-                        .download
-                        .handle(self.clock.now(), DownloadInput::OriginEnded { lease, outcome });
-                }
+                self.stop_fetch(host, lease);
             }
             DownloadOutput::BadPiece { .. } | DownloadOutput::Ban { .. } => {
                 panic!("an honest host was accused, seed {}", self.scenario.seed);
@@ -76,8 +72,10 @@ impl World<'_> {
 
     fn fetch(&mut self, host: u32, lease: LeaseId, range: ByteRange) {
         let repeated = self.bytes_to_be_had(range);
-        // Without a scheduler hosts do not know what others fetch, nor does a new one what was fetched before.
-        let has_reason = self.scenario.scheduler_away.is_some();
+        // Without a scheduler hosts do not know what others fetch, nor does a new one what was fetched before. And while
+        // it asks who has what a dead host had, whoever dies before answering may have passed it on.
+        let is_recent = |at: Instant| self.clock.now().since(at) < self.scenario.death_notice + DEATH_ECHO;
+        let has_reason = self.scenario.scheduler_away.is_some() || self.last_death.is_some_and(is_recent);
         assert!(
             repeated == 0 || has_reason,
             "host {host} fetches {range:?} of which {repeated} bytes are to be had, seed {}",

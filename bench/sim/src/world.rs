@@ -25,6 +25,9 @@ pub(crate) struct World<'a> {
     pub(crate) is_origin_busy: bool,
     pub(crate) scheduler: Scheduler,
     pub(crate) unfinished: u32,
+    pub(crate) last_death: Option<Instant>,
+    /// Leases whose time was over before their fetch.
+    pub(crate) leases_cut: u64,
     pub(crate) grants: u64,
     pub(crate) messages: u64,
     events: u64,
@@ -96,6 +99,11 @@ pub(crate) enum Event {
     /// It tells the scheduler how far it is.
     Progress {
         host: u32,
+    },
+    /// The time of a lease is over: whoever still fetches under it stops.
+    LeaseExpired {
+        host: u32,
+        lease: LeaseId,
     },
     /// A link is ready.
     Linked {
@@ -185,6 +193,8 @@ impl<'a> World<'a> {
             is_origin_busy: false,
             scheduler,
             unfinished: scenario.hosts,
+            last_death: None,
+            leases_cut: 0,
             grants: 0,
             messages: 0,
             events: 0,
@@ -245,6 +255,7 @@ impl<'a> World<'a> {
             Event::Want { host } => self.want(host),
             Event::OriginHead { host, upto } => self.resolved(host, upto),
             Event::Progress { host } => self.report_progress(host),
+            Event::LeaseExpired { host, lease } => self.lease_expired(host, lease),
             Event::Linked { child, parent } => self.linked(child, parent),
             Event::Bereft { host } => self.bereft(host),
             Event::ToScheduler { life, input } => self.run_scheduler(life, *input),
@@ -267,14 +278,19 @@ impl<'a> World<'a> {
     }
 
     fn start(&mut self, host: u32) {
+        if self.hosts[host as usize].is_dead {
+            return;
+        }
         self.hosts[host as usize].is_up = true;
         self.connect(host);
         self.download(host, DownloadInput::Tick);
+        self.report_progress(host);
     }
 
     fn die(&mut self, host: u32) {
-        let Host { is_up, done_at, uplink, .. } = &mut self.hosts[host as usize];
-        *is_up = false;
+        self.last_death = Some(self.clock.now());
+        let Host { is_up, is_dead, done_at, uplink, .. } = &mut self.hosts[host as usize];
+        (*is_up, *is_dead) = (false, true);
         uplink.cut();
         self.unfinished -= u32::from(done_at.is_none());
         for lease in self.origin.of_host(host) {

@@ -147,6 +147,18 @@ fn report_has_the_keys_that_tools_read() {
 }
 
 #[test]
+fn drawn_swarms_with_faults_finish() {
+    for seed in 0..300 {
+        let scenario = Scenario::drawn(seed);
+        let report = run(&scenario);
+        assert_eq!(report.failed_hosts, 0, "{report}");
+        // A fetch that is cut off leaves something on the wire.
+        let is_undisturbed = report.dead_hosts == 0 && scenario.scheduler_away.is_none() && report.leases_cut == 0;
+        assert!(!is_undisturbed || report.origin_ratio == 1.0, "{}", report.line(&scenario));
+    }
+}
+
+#[test]
 fn one_seed_gives_one_trace() {
     let scenario = |seed| Scenario { seed, ..Scenario::equal_hosts(12, 16 * MIB, GBIT) };
     assert_eq!(run(&scenario(7)).trace, run(&scenario(7)).trace);

@@ -1,0 +1,54 @@
+//! Small swarms with faults, drawn from a seed.
+
+use core::time::Duration;
+
+use crate::clock::Draws;
+use crate::{MIB, Scenario};
+
+impl Scenario {
+    /// A swarm of a few hosts with whatever can go wrong: deaths, seen or silent, a scheduler that goes away, late
+    /// and slow hosts, hosts that run rarely. At least one host lives. One seed is one scenario: a failure is repeated
+    /// by it.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Self {
+        let mut draws = Draws::new(seed);
+        let mut draw = |from: u64, to: u64| from + draws.below(to - from);
+        let hosts = u32::try_from(draw(1, 17)).expect("small");
+        let length = draw(0, 24 * MIB) + 1;
+        let rate = [1, 4, 20, 125][usize::try_from(draw(0, 4)).expect("small")] * 1_000_000;
+        let equal = Self { seed, ..Self::equal_hosts(hosts, length, rate) };
+        let around = equal.bound().max(Duration::from_millis(100));
+        let mut part = |one_in: u64, most: Duration| match draw(0, one_in) {
+            0 => most * u32::try_from(draw(0, 1 << 10)).expect("small") / (1 << 10),
+            _ => Duration::ZERO,
+        };
+        let noise = part(3, Duration::from_millis(20));
+        let start_spread = part(3, around * 2);
+        let deaths_from = part(1, around);
+        let deaths_until = deaths_from + part(2, around);
+        let death_notice = part(2, Duration::from_secs(5));
+        let away_from = part(1, around);
+        let away_until = away_from + part(1, around + Duration::from_secs(5)) + Duration::from_millis(1);
+        let latency = Duration::from_micros(20) + part(2, Duration::from_millis(50));
+        let few = |count: u64| u32::try_from(count).expect("small");
+        let deaths = if draw(0, 2) == 0 { few(draw(0, u64::from(hosts))) } else { 0 };
+        let slow_hosts = if draw(0, 3) == 0 { few(draw(0, u64::from(hosts) + 1)) } else { 0 };
+        let scheduler_away = (draw(0, 3) == 0).then_some((away_from, away_until));
+        let origin_bytes_per_s = rate * draw(1, 9) / 4;
+        Self {
+            noise,
+            start_spread,
+            deaths,
+            deaths_from,
+            deaths_until,
+            death_notice,
+            latency,
+            slow_hosts,
+            slow_factor: 1 + draw(0, 4),
+            scheduler_away,
+            origin_bytes_per_s,
+            time_max: around * 50 + Duration::from_secs(120),
+            ..equal
+        }
+    }
+}
