@@ -78,6 +78,8 @@ impl Cluster {
         if is_running {
             self.find_neighbors(peer);
             self.allow(peer);
+        } else {
+            self.offer(peer);
         }
         let add: Vec<Neighbor> = places(self.peers[peer].mask).map(|place| self.neighbor_at(host, place)).collect();
         if !add.is_empty() {

@@ -21,6 +21,9 @@ const SAMPLE: usize = 96;
 /// Edges opened up for a peer that finds nobody with a place left; each gives two.
 const SPLITS_MAX: usize = 64;
 
+/// Running peers that a holder is made known to even when they have neighbors enough: from four its pieces spread.
+const OFFERS_MIN: u32 = 4;
+
 impl Cluster {
     /// Gives `peer` neighbors until it has enough, and tells them. What it has then is for the caller to tell.
     pub(crate) fn find_neighbors(&mut self, peer: Slot<Peer>) -> Vec<Slot<Peer>> {
@@ -52,6 +55,24 @@ impl Cluster {
             self.send_neighbors(*other, vec![neighbor], Vec::new());
         }
         found
+    }
+
+    /// A holder came in that fetches nothing itself: running peers with too few neighbors get it, and a few do in any
+    /// case, for it may have what nobody else has. They are told, and it is for the caller to tell.
+    pub(crate) fn offer(&mut self, peer: Slot<Peer>) {
+        if self.tasks[self.peers[peer].task].running_count == 0 {
+            return;
+        }
+        for other in self.candidates(peer) {
+            let (own, row) = (self.peers[peer].degree(), &self.peers[other]);
+            let is_needed = own < OFFERS_MIN || row.degree() < self.config.degree_min;
+            let has_room = own < self.config.degree_target && row.degree() < self.config.degree_max;
+            if row.is_running && is_needed && has_room && self.can_tie(peer, other) {
+                self.tie(peer, other);
+                let neighbor = self.neighbor_of(peer);
+                self.send_neighbors(other, vec![neighbor], Vec::new());
+            }
+        }
     }
 
     /// A peer that lost neighbors gets others.

@@ -5,7 +5,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hawker_proto::HostId;
+use hawker_proto::{HostId, PieceMap};
 use hawker_scheduler::{ClusterConfig, Input, LeaseOutcome, ToHost, WantKey};
 use world::{MIB, World, host_id, host_key, key_of, scheduler_key, task_of};
 
@@ -119,6 +119,22 @@ fn finished_hosts_let_go_of_each_other_and_stay_known() {
     let late = world.join(100);
     world.start(late, 1);
     assert_eq!(neighbors(&world, late).len(), 10);
+}
+
+#[test]
+fn holder_that_announces_late_is_linked_with_those_who_lack_its_pieces() {
+    for others in [2, 100] {
+        let mut world = world();
+        swarm(&mut world, others);
+        // It wants nothing, so nobody would be given it by a want.
+        let holder = world.join(500);
+        let all = PieceMap::full(world.geometry.piece_count());
+        world.agents.get_mut(&holder).unwrap().tasks.insert(task_of(1), all);
+        world.announce(holder, 1);
+        let linked = neighbors(&world, holder);
+        assert!(linked.len() >= usize::from(others.min(4)) && linked.len() <= 40, "{}", linked.len());
+        assert!(linked.iter().all(|host| neighbors(&world, *host).contains(&holder)), "both ends know");
+    }
 }
 
 #[test]
