@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hawker_proto::trust::RecordBatch;
-use hawker_proto::{Geometry, PieceIndex, PieceMap, TaskId};
+use hawker_proto::{ByteRange, Geometry, PieceIndex, PieceMap, TaskId};
 use hawker_storage::TaskFile;
 
 /// One task, shared by every shard and the control half.
@@ -67,6 +67,15 @@ impl SharedTask {
     pub fn is_covered(&self, batch: &RecordBatch) -> bool {
         let proofs = self.lock();
         batch.records.iter().all(|record| proofs.covered.contains(record.piece))
+    }
+
+    /// The end of the pieces that lead `range` and are stored, as an offset in the task; the range's start when its
+    /// first piece is not.
+    #[must_use]
+    pub fn stored_until(&self, range: ByteRange) -> u64 {
+        let geometry = self.geometry();
+        let stored = geometry.pieces_within(range).map(PieceIndex).take_while(|piece| self.file.has_piece(*piece));
+        stored.last().map_or(range.start(), |piece| geometry.piece_range(piece).end())
     }
 
     /// Whether a proof of `piece` is known.

@@ -209,8 +209,9 @@ impl Shard {
                 if let Some(driver) = self.downloads.get_mut(&task) {
                     driver.lease_ends.remove(&lease);
                 }
-                // Complete up to there: the rest goes back.
-                let (upto, end) = (range.start(), OriginEnd::Complete);
+                // What leads the range and is stored here needs nobody's fetch; the rest goes back.
+                let stored = self.downloads.get(&task).map(|driver| driver.task.stored_until(range));
+                let (upto, end) = (stored.unwrap_or(range.start()), OriginEnd::Complete);
                 self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto, end });
             }
             DownloadOutput::FetchOrigin { lease, range } | DownloadOutput::Originate { lease, range } => {

@@ -28,8 +28,6 @@ const EARLY_MAX: usize = 256;
 const EARLY_KEPT: Duration = Duration::from_secs(10);
 /// When there is nobody to ask, a shard asks again after this.
 const NO_LEASE_RETRY: Duration = Duration::from_millis(500);
-/// Every byte has left the origin: peers have it, so ask seldom.
-const DONE_RETRY: Duration = Duration::from_secs(2);
 
 /// What a scheduler said of a task that is not open yet.
 #[derive(Debug)]
@@ -105,9 +103,7 @@ impl Director {
             ToHost::WantFailed { want, failure, retry } => self.on_want_failed(want, &failure, retry),
             ToHost::Neighbors { task, add, remove } => self.on_neighbors(task, add, remove).await,
             ToHost::Lease { lease, valid } => self.on_lease(side, lease, valid).await,
-            ToHost::NoLease { task, retry, is_done, is_changed } => {
-                self.on_no_lease(side, task, if is_done { retry.max(DONE_RETRY) } else { retry }, is_changed).await;
-            }
+            ToHost::NoLease { task, retry, is_changed, .. } => self.on_no_lease(side, task, retry, is_changed).await,
             ToHost::Allowance { task, allowance } => self.on_allowance(task, allowance).await,
             ToHost::Ban { host } => self.on_ban(host).await,
             ToHost::Report { task } => self.on_report(task),

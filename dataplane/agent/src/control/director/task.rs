@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A resolve's open body is kept so long for the lease that will read it.
 const PARKED_MAX: Duration = Duration::from_secs(5);
 /// A download that depends on a scheduler that is away helps itself after this long without a byte.
-const STUCK_AFTER: Duration = Duration::from_secs(5);
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 /// A lone download whose origin fails is given up after this long without a byte ...
 const ORIGIN_PATIENCE: Duration = Duration::from_secs(30);
 /// ... and so many failed fetches.
