@@ -305,6 +305,10 @@ impl Shard {
         let Some((task, neighbor)) = self.neighbor_at(id, head.channel()) else { return };
         let (piece, block) = (head.piece(), head.block_index());
         let Some(driver) = self.downloads.get_mut(&task) else { return };
+        if !driver.task.geometry().has_block(piece, block) {
+            // The channel was bound to another task while the block was under way.
+            return;
+        }
         let range = driver.task.geometry().block_range(piece, block);
         let record = driver.task.file().record(piece);
         let Some(expected) = record.as_ref().and_then(|record| record.get(block.0 as usize)) else {

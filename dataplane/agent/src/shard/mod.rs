@@ -50,6 +50,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SLAB_PAUSE: Duration = Duration::from_millis(2);
 /// The store has this long to make everything durable at the end; a hung disk must not keep the process.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// Reports waiting for control beyond which those that peers can cause at will are dropped.
+const PEER_EVENTS_MAX: usize = 1024;
 /// How often empty slab memory is given back.
 const TRIM_EVERY: Duration = Duration::from_secs(2);
 
@@ -108,6 +110,11 @@ impl EventQueue {
     fn push(&mut self, event: ShardEvent) {
         self.backlog.push_back(event);
         self.flush();
+    }
+
+    /// Whether what peers cause may be added: they must not fill the memory while control is slow.
+    fn has_room(&self) -> bool {
+        self.backlog.len() < PEER_EVENTS_MAX
     }
 
     fn flush(&mut self) {

@@ -19,6 +19,9 @@ use crate::share::SharedTask;
 /// Tasks one child may open on one link.
 const CHANNELS_PER_LINK_MAX: usize = 256;
 
+/// Pieces under suspicion at the same time; a child that calls everything bad must not fill the memory.
+const SUSPECTS_MAX: usize = 4096;
+
 /// One task on one served link.
 #[derive(Debug)]
 pub(super) struct ServeChannel {
@@ -77,7 +80,9 @@ impl Shard {
                 self.upload.handle(self.now, UploadInput::Cancel { link: LinkId(link), channel, piece });
             }
             Frame::BadPiece { channel, piece, .. } => {
-                if let Some(task) = self.channel_task(link, channel) {
+                let task = self.channel_task(link, channel);
+                let is_ours = |task: &TaskId| self.shared.get(task).is_some_and(|one| one.file().has_piece(piece));
+                if let Some(task) = task.filter(is_ours).filter(|_| self.suspects.len() < SUSPECTS_MAX) {
                     // Read and checked before it leaves again: if the child is right, it does not leave at all.
                     self.suspects.insert((task, piece));
                 }
@@ -111,7 +116,7 @@ impl Shard {
         self.watchers.entry(task).or_default().push((id, channel));
         if let Some(shared) = self.shared.get(&task).cloned() {
             self.announce(id, channel, &shared, &shared.announceable());
-        } else {
+        } else if self.events.has_room() {
             // All hosts hear of a task at about the same time: this child may only be a little earlier than our
             // own caller. The channel stays open and is answered when the task is here.
             self.events.push(ShardEvent::PeerWants { task });
@@ -210,7 +215,9 @@ impl Shard {
     pub(super) fn serve_block(&mut self, mut send: DelayedSend) {
         let DelayedSend { link, channel, piece, block, .. } = send;
         let task = self.channel_task(link, channel).and_then(|task| self.shared.get(&task).cloned());
-        let Some(task) = task.filter(|task| task.file().has_piece(piece)) else {
+        // The request was checked against the task its channel had then; a child may have bound it to another since.
+        let is_here = |task: &Arc<SharedTask>| task.geometry().has_block(piece, block) && task.file().has_piece(piece);
+        let Some(task) = task.filter(is_here) else {
             self.withhold(send);
             return;
         };
@@ -261,7 +268,10 @@ impl Shard {
     /// A block came from disk: it leaves only when it equals its record.
     pub(super) fn on_serve_read(&mut self, send: DelayedSend, result: io::Result<usize>, memory: Block) {
         let task = self.channel_task(send.link, send.channel).and_then(|task| self.shared.get(&task).cloned());
-        let Some(task) = task else { return };
+        let Some(task) = task.filter(|task| task.geometry().has_block(send.piece, send.block)) else {
+            self.withhold(send);
+            return;
+        };
         let range = task.geometry().block_range(send.piece, send.block);
         let length = u32::try_from(range.length()).unwrap_or(BLOCK_BYTES);
         let bytes = &memory.as_slice()[..length as usize];

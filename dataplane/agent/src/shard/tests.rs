@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hawker_proto::frame::{Frame, FrameKind, HEAD_BYTES, Head};
 use hawker_proto::hash::{block_value, root_of_bytes};
 use hawker_proto::identity::{ClusterKey, HostKey};
 use hawker_proto::trust::{Lease, SignedLease};
-use hawker_proto::{ByteRange, Geometry, HostId, TaskId};
+use hawker_proto::{BlockIndex, ByteRange, Geometry, HostId, PieceIndex, TaskId};
 use hawker_ring::{Budget, EngineChoice, Slab, SlabLimits};
 use hawker_storage::{TaskMeta, WriteMode};
 use tokio::sync::{mpsc, oneshot};
@@ -260,5 +261,98 @@ fn direct_writes_give_the_same_bytes_on_both_engines() {
 fn four_hosts_swap_and_the_origin_sends_once_on_both_engines() {
     for engine in ENGINES {
         swarm_gets(engine, 32 * 1024 * 1024 + 1, 3, WriteMode::Buffered);
+    }
+}
+
+/// A child of our own making on a plain socket, through the handshake.
+fn raw_child(to: SocketAddr, key: &HostKey) -> std::net::TcpStream {
+    use hawker_proto::handshake::{Handshake, HandshakeConfig};
+    use std::io::Write as _;
+    let cluster = ClusterKey::from_bytes([7; 32]);
+    let roles = hawker_proto::frame::ROLE_WANTS;
+    let config = HandshakeConfig { host_key: key, cluster: Some(&cluster), nonce: [3; 32], roles };
+    let (mut handshake, hello) = Handshake::dial(&config);
+    let mut socket = std::net::TcpStream::connect(to).unwrap();
+    socket.set_read_timeout(Some(HANG)).unwrap();
+    socket.write_all(&hello.encode()).unwrap();
+    loop {
+        let step = handshake.handle(&read_frame(&mut socket).unwrap()).unwrap();
+        for frame in step.send {
+            socket.write_all(&frame.encode()).unwrap();
+        }
+        if step.done.is_some() {
+            return socket;
+        }
+    }
+}
+
+/// The next frame; `None` for a block, whose bytes are skipped.
+fn read_frame(socket: &mut std::net::TcpStream) -> Option<Frame> {
+    use std::io::Read as _;
+    let mut head = [0; HEAD_BYTES];
+    socket.read_exact(&mut head).unwrap();
+    let head = Head::decode(&head).unwrap();
+    let mut payload = vec![0; head.payload_bytes() as usize];
+    socket.read_exact(&mut payload).unwrap();
+    (head.kind() != FrameKind::Block).then(|| Frame::decode(&head, &payload).unwrap())
+}
+
+#[test]
+fn channel_bound_to_another_task_after_a_request_harms_nobody() {
+    use std::io::Write as _;
+    for engine in ENGINES {
+        runtime().block_on(async {
+            let scheduler = HostKey::from_seed([99; 32]);
+            let rates = Rates { up: Some(4_000_000), ..Rates::default() };
+            let mut plane = Plane::start(1, engine, rates, &scheduler);
+            let mut tasks = Vec::new();
+            for (number, length) in [(1, 256 * 1024 * 1024 + 1), (2, 1000)] {
+                let (task, geometry) = (TaskId([number; 32]), Geometry::of_length(length).unwrap());
+                let shared = plane.create(task, geometry, WriteMode::Buffered).await;
+                tasks.push((task, geometry, shared));
+            }
+            // Of the small task the one block is here, of the large one the first piece: two blocks.
+            for (task, geometry, shared) in &tasks {
+                let range = geometry.piece_range(PieceIndex(0));
+                let values = hawker_proto::hash::block_values(0, &content(size(range.length())));
+                hawker_storage::blocking::write_at(shared.file().content(), &content(size(range.length())), 0).unwrap();
+                shared.file().put_record(PieceIndex(0), &values).unwrap();
+                shared.file().mark_received(PieceIndex(0));
+                for handle in &plane.shards.handles {
+                    handle.send(ShardCommand::Changed { task: *task }).await;
+                }
+            }
+            let to = plane.shards.peer_address.unwrap();
+            let [(large, large_geometry, _), (small, small_geometry, _)] = &tasks[..] else { unreachable!() };
+            let frames = [
+                Frame::Open { channel: 1, task: *large, geometry: *large_geometry },
+                Frame::Request { channel: 1, piece: PieceIndex(0), block: BlockIndex(0), count: 2 },
+                Frame::Request { channel: 1, piece: PieceIndex(0), block: BlockIndex(1), count: 1 },
+                Frame::Close { channel: 1 },
+                Frame::Open { channel: 1, task: *small, geometry: *small_geometry },
+                Frame::BadPiece { channel: 1, piece: PieceIndex(u32::MAX), block: BlockIndex(9) },
+                Frame::Ping { aux: 77 },
+            ];
+            let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+            let answered = tokio::task::spawn_blocking(move || {
+                let mut socket = raw_child(to, &HostKey::from_seed([50; 32]));
+                socket.write_all(&bytes).unwrap();
+                // The block that the small task does not have is answered, and the link lives.
+                let mut seen = (false, false);
+                while seen != (true, true) {
+                    match read_frame(&mut socket) {
+                        Some(Frame::Gone { piece: PieceIndex(0), .. }) => seen.0 = true,
+                        Some(Frame::Pong { aux: 77 }) => seen.1 = true,
+                        _ => {}
+                    }
+                }
+            });
+            timeout(HANG, answered).await.expect("an answer").expect("no panic");
+            while let Ok(event) = plane.events.try_recv() {
+                assert!(!matches!(event, ShardEvent::Failed { .. }), "{event:?}");
+            }
+            drop(tasks);
+            plane.stop().await;
+        });
     }
 }
