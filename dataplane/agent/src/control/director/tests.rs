@@ -7,6 +7,7 @@ use hawker_proto::{ByteRange, Geometry};
 use hawker_scheduler::{HostInfo, LeaseOutcome, Neighbor, ToHost, WantKey};
 use hawker_storage::{Output, Store, StoreConfig, blocking};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::*;
 use crate::clock;
@@ -16,6 +17,8 @@ use crate::control::testing::{Origin, asked_range, blocks, content, serve, shard
 use crate::seam::{KeeperRequest, OriginEnd};
 
 const MIB: u64 = 1 << 20;
+/// Far beyond what any step takes; a test that waits this long has hung.
+const HANG: Duration = Duration::from_secs(60);
 
 /// Everything around one director.
 struct World {
@@ -111,7 +114,7 @@ impl World {
     }
 
     async fn said(&mut self) -> Input {
-        self.inbox.recv().await.unwrap()
+        timeout(HANG, self.inbox.recv()).await.expect("the director says something").unwrap()
     }
 
     async fn want(&mut self) -> WantId {
@@ -128,7 +131,7 @@ impl World {
     /// The next command that is not about sharing.
     async fn command(&mut self) -> ShardCommand {
         loop {
-            match self.commands.recv().await.unwrap() {
+            match timeout(HANG, self.commands.recv()).await.expect("a command for the shard").unwrap() {
                 ShardCommand::Share { .. } | ShardCommand::Scheduler { .. } => {}
                 other => return other,
             }
@@ -173,7 +176,9 @@ struct StoreKeeper {
 
 impl StoreKeeper {
     fn open(dir: &std::path::Path) -> Self {
-        let config = StoreConfig::new([1; 16], clock::now(), clock::unix_ms());
+        let mut config = StoreConfig::new([1; 16], clock::now(), clock::unix_ms());
+        // Whatever the disk of the machine looks like: by default a quarter of it stays free.
+        config.limit_bytes = Some(1 << 30);
         Self { store: Store::open(&dir.join("store"), config).unwrap(), next_request: 1 }
     }
 
