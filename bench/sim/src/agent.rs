@@ -1,26 +1,23 @@
-//! The half of an agent that talks to the scheduler: it wants the task, resolves when it is told to, keeps its
-//! leases, announces what it has when the scheduler is new, and links with whom it is told to.
+//! The half of an agent that talks to the scheduler: it wants the tasks, resolves when it is told to, keeps its leases,
+//! and announces what it has when the scheduler is new.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hawker_proto::resolve::ResolveKey;
 use hawker_proto::trust::SignedLease;
-use hawker_proto::{ByteRange, HostId, HostKey, PieceIndex, PieceMap, TaskId};
+use hawker_proto::{ByteRange, HostId, HostKey, PieceIndex, TaskId};
 use hawker_scheduler::{
     Announcement, HostInfo, Input, LeaseOutcome, OriginId, Resolution, Source, ToHost, WantId, WantKey,
 };
-use hawker_swarm::{Download, DownloadInput, LeaseId, LinkId, NeighborId, OriginOutcome, UploadInput};
+use hawker_swarm::{DownloadInput, LeaseId, OriginOutcome};
 
-use crate::host::Host;
+use crate::peer::{Peer, PeerId};
 use crate::world::{Event, World};
 
-pub(crate) const TASK: TaskId = TaskId([7; 32]);
-const KEY: ResolveKey = ResolveKey([7; 32]);
+/// All tasks come from one origin.
 const ORIGIN: OriginId = OriginId([7; 32]);
-const WANT: WantId = WantId(1);
 
 /// How long a resolve holds: longer than any run.
 const VALID: Duration = Duration::from_secs(24 * 3600);
@@ -29,27 +26,48 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// Agents that lost the scheduler try again at intervals up to this.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// One way trips until a link carries requests: TCP, the two messages of the handshake each way, OPEN and HAVE.
-const LINK_TRIPS: u32 = 6;
-/// A parent that does not know the task yet answers OPEN when it does.
-const LINK_RETRY: Duration = Duration::from_millis(1);
-
 /// What the control half of an agent keeps.
 pub(crate) struct Control {
     key: HostKey,
     pub(crate) id: HostId,
     is_connected: bool,
-    /// It knows the task, and downloads or has it.
-    pub(crate) is_ready: bool,
     leases: BTreeMap<u64, Held>,
-    /// What was stored at the last report, for the rate.
-    bytes_reported: u64,
 }
 
 struct Held {
     lease: SignedLease,
+    task: u16,
     /// Everything of it below this offset has arrived.
     upto: u64,
+}
+
+/// The name of a task.
+fn id_of(task: u16) -> TaskId {
+    TaskId(name_of(task))
+}
+
+/// What it is resolved by.
+fn key_of(task: u16) -> ResolveKey {
+    ResolveKey(name_of(task))
+}
+
+fn name_of(task: u16) -> [u8; 32] {
+    let mut name = [7; 32];
+    name[..2].copy_from_slice(&task.to_be_bytes());
+    name
+}
+
+fn task_of(id: TaskId) -> u16 {
+    u16::from_be_bytes([id.0[0], id.0[1]])
+}
+
+/// A host names its wants by their tasks.
+fn want_of(task: u16) -> WantId {
+    WantId(u64::from(task))
+}
+
+fn task_of_want(want: WantId) -> u16 {
+    u16::try_from(want.0).expect("named by its task")
 }
 
 impl Control {
@@ -58,7 +76,7 @@ impl Control {
         seed[..4].copy_from_slice(&index.to_le_bytes());
         let key = HostKey::from_seed(seed);
         let id = key.host_id();
-        Self { key, id, is_connected: false, is_ready: false, leases: BTreeMap::new(), bytes_reported: 0 }
+        Self { key, id, is_connected: false, leases: BTreeMap::new() }
     }
 
     pub(crate) fn note_progress(&mut self, lease: LeaseId, upto: u64) {
@@ -81,7 +99,7 @@ impl World<'_> {
         }
         let control = self.control(host);
         control.is_connected = true;
-        let (id, is_ready) = (control.id, control.is_ready);
+        let id = control.id;
         let ip = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + host));
         let info = HostInfo {
             id,
@@ -93,17 +111,19 @@ impl World<'_> {
         };
         self.scheduler.learn_name(id, host);
         self.say(host, Input::Join(info));
-        if is_ready {
-            self.announce_to_scheduler(host);
-        } else {
-            self.want(host);
+        for peer in self.peers_of(host) {
+            if self.peer(peer).is_ready {
+                self.announce_to_scheduler(peer);
+            } else {
+                self.want(peer);
+            }
+            self.download(peer, DownloadInput::Scheduler { is_connected: true });
         }
-        self.download(host, DownloadInput::Scheduler { is_connected: true });
     }
 
-    pub(crate) fn want(&mut self, host: u32) {
-        let id = self.control(host).id;
-        self.say(host, Input::Want { host: id, want: WANT, key: WantKey::Resolve(KEY), origin: Some(ORIGIN) });
+    pub(crate) fn want(&mut self, peer: PeerId) {
+        let (id, want, key) = (self.control(peer.host).id, want_of(peer.task), key_of(peer.task));
+        self.say(peer.host, Input::Want { host: id, want, key: WantKey::Resolve(key), origin: Some(ORIGIN) });
     }
 
     /// The streams of all hosts broke.
@@ -111,7 +131,9 @@ impl World<'_> {
         self.scheduler.stop();
         for host in 0..self.scenario.hosts {
             self.control(host).is_connected = false;
-            self.download(host, DownloadInput::Scheduler { is_connected: false });
+            for peer in self.peers_of(host) {
+                self.download(peer, DownloadInput::Scheduler { is_connected: false });
+            }
         }
     }
 
@@ -159,46 +181,53 @@ impl World<'_> {
             return;
         }
         let now = self.clock.now();
+        let peer = |task: TaskId| PeerId { host, task: task_of(task) };
+        let wanted = |want: WantId| PeerId { host, task: task_of_want(want) };
         match message {
-            ToHost::Ready { neighbors, geometry, .. } => {
-                assert_eq!(geometry, self.scenario.geometry, "the form that the resolver learned");
-                self.begin(host);
-                self.link_with(host, &neighbors.iter().map(|neighbor| neighbor.id).collect::<Vec<_>>());
+            ToHost::Ready { want, task, neighbors, geometry, .. } => {
+                assert_eq!(task_of(task), task_of_want(want), "the task that was wanted");
+                assert_eq!(geometry, self.peer(peer(task)).geometry, "the form that the resolver learned");
+                self.begin(peer(task));
+                self.link_with(peer(task), neighbors.iter().map(|neighbor| neighbor.id));
             }
             // One round trip to the head of the origin's answer.
-            ToHost::Resolve { upto, .. } => {
-                self.clock.push(now + self.scenario.latency * 2, Event::OriginHead { host, upto });
+            ToHost::Resolve { want, upto, .. } => {
+                let event = Event::OriginHead { peer: wanted(want), upto };
+                self.clock.push(now + self.scenario.latency * 2, event);
             }
             ToHost::Wait { .. } => {}
-            ToHost::WantFailed { retry, failure, .. } => {
+            ToHost::WantFailed { want, retry, failure } => {
                 let retry = retry.unwrap_or_else(|| panic!("a want failed: {failure:?}, seed {}", self.scenario.seed));
-                self.clock.push(now + retry, Event::Want { host });
+                self.clock.push(now + retry, Event::Want { peer: wanted(want) });
             }
-            ToHost::Neighbors { add, remove, .. } => {
+            ToHost::Neighbors { task, add, remove } => {
                 for id in remove {
-                    self.unlink(host, id);
+                    self.unlink(peer(task), id);
                 }
-                self.link_with(host, &add.iter().map(|neighbor| neighbor.id).collect::<Vec<_>>());
+                self.link_with(peer(task), add.iter().map(|neighbor| neighbor.id));
             }
             ToHost::Lease { lease, valid } => {
                 let lease_id = LeaseId(lease.lease.serial);
                 self.clock.push(now + valid, Event::LeaseExpired { host, lease: lease_id });
                 self.take_lease(host, lease);
             }
-            ToHost::NoLease { retry, .. } => self.download(host, DownloadInput::NoLease { retry_after: retry }),
-            ToHost::Allowance { allowance, .. } => {
-                self.download(host, DownloadInput::Allowance { bytes: allowance.allowance.bytes });
+            ToHost::NoLease { task, retry, .. } => {
+                self.download(peer(task), DownloadInput::NoLease { retry_after: retry });
+            }
+            ToHost::Allowance { task, allowance } => {
+                let bytes = allowance.allowance.bytes;
+                self.download(peer(task), DownloadInput::Allowance { bytes });
             }
             ToHost::Ban { .. } => panic!("an honest host was banned, seed {}", self.scenario.seed),
-            ToHost::Report { .. } => self.announce_to_scheduler(host),
+            ToHost::Report { task } => self.announce_to_scheduler(peer(task)),
         }
     }
 
     /// The head of the origin's answer tells what the task is.
-    pub(crate) fn resolved(&mut self, host: u32, upto: u64) {
-        let geometry = self.scenario.geometry;
+    pub(crate) fn resolved(&mut self, peer: PeerId, upto: u64) {
+        let geometry = self.peer(peer).geometry;
         let resolution = Resolution {
-            task: TASK,
+            task: id_of(peer.task),
             geometry,
             validators: Vec::new(),
             valid: VALID,
@@ -207,52 +236,50 @@ impl World<'_> {
             digest: None,
             arriving_bytes: upto.min(geometry.length()),
         };
-        let id = self.control(host).id;
-        self.say(host, Input::Resolved { host: id, want: WANT, resolution });
+        let id = self.control(peer.host).id;
+        self.say(peer.host, Input::Resolved { host: id, want: want_of(peer.task), resolution });
     }
 
     /// The task has a name: the download begins.
-    fn begin(&mut self, host: u32) {
-        let now = self.clock.now();
-        let Host { control, download, download_seed, .. } = &mut self.hosts[host as usize];
-        if control.is_ready {
-            return;
+    fn begin(&mut self, peer: PeerId) {
+        if !self.peer(peer).is_ready {
+            let (scenario, now) = (self.scenario, self.clock.now());
+            self.peer_mut(peer).begin(scenario, now);
+            self.download(peer, DownloadInput::Tick);
         }
-        control.is_ready = true;
-        let none = PieceMap::empty(self.scenario.geometry.piece_count());
-        *download = Download::new(self.scenario.download, self.scenario.geometry, none, *download_seed, now);
-        self.download(host, DownloadInput::Tick);
     }
 
     fn take_lease(&mut self, host: u32, lease: SignedLease) {
         let control = self.control(host);
         let body = lease.lease;
         assert_eq!(body.holder, control.key.public(), "a lease of another host");
-        assert_eq!(body.task, TASK, "a lease of another task");
-        control.leases.insert(body.serial, Held { lease, upto: body.range.start() });
-        if self.hosts[host as usize].done_at.is_some() {
+        let peer = PeerId { host, task: task_of(body.task) };
+        control.leases.insert(body.serial, Held { lease, task: peer.task, upto: body.range.start() });
+        if self.peer(peer).done_at.is_some() {
             self.lease_over(host, LeaseId(body.serial));
         } else {
-            self.download(host, DownloadInput::Lease { lease: LeaseId(body.serial), range: body.range });
+            self.download(peer, DownloadInput::Lease { lease: LeaseId(body.serial), range: body.range });
         }
     }
 
     /// The time of a lease is over, and perhaps its fetch is not.
     pub(crate) fn lease_expired(&mut self, host: u32, lease: LeaseId) {
-        if self.stop_fetch(host, lease) {
+        let Some(held) = self.control(host).leases.get(&lease.0) else { return };
+        let peer = PeerId { host, task: held.task };
+        if self.stop_fetch(peer, lease) {
             self.leases_cut += 1;
-            self.download(host, DownloadInput::Tick);
+            self.download(peer, DownloadInput::Tick);
         }
     }
 
     /// Stops a fetch, and tells the download; false when it does not run.
-    pub(crate) fn stop_fetch(&mut self, host: u32, lease: LeaseId) -> bool {
-        if let Some(rest) = self.origin.close(host, lease) {
+    pub(crate) fn stop_fetch(&mut self, peer: PeerId, lease: LeaseId) -> bool {
+        if let Some(rest) = self.origin.close(peer, lease) {
             assert!(!rest.is_empty(), "stopped after its end");
-            self.lease_over(host, lease);
+            self.lease_over(peer.host, lease);
             let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
             let now = self.clock.now();
-            self.hosts[host as usize].download.handle(now, DownloadInput::OriginEnded { lease, outcome });
+            self.peer_mut(peer).download.handle(now, DownloadInput::OriginEnded { lease, outcome });
             return true;
         }
         false
@@ -260,126 +287,85 @@ impl World<'_> {
 
     /// A lease is over; the scheduler hears how much of it is stored.
     pub(crate) fn lease_over(&mut self, host: u32, lease: LeaseId) {
-        let geometry = self.scenario.geometry;
-        let Host { control, download, .. } = &mut self.hosts[host as usize];
+        let control = self.control(host);
         let Some(held) = control.leases.remove(&lease.0) else { return };
+        let id = control.id;
+        let Peer { geometry, download, .. } = self.peer(PeerId { host, task: held.task });
         let range = held.lease.lease.range;
         let pieces = geometry.pieces_within(range);
         let stored = pieces.clone().take_while(|piece| download.has_piece(PieceIndex(*piece)));
         let upto = stored.last().map_or(range.start(), |piece| geometry.piece_range(PieceIndex(piece)).end());
         let outcome = if upto == range.end() { LeaseOutcome::Complete } else { LeaseOutcome::Returned };
-        let input = Input::LeaseDone { host: control.id, serial: lease.0, upto, outcome };
-        self.say(host, input);
+        self.say(host, Input::LeaseDone { host: id, serial: lease.0, upto, outcome });
     }
 
-    pub(crate) fn ask_lease(&mut self, host: u32, bytes: u64, bytes_per_s: u64) {
-        let id = self.control(host).id;
-        self.say(host, Input::AskLease { host: id, task: TASK, bytes, bytes_per_s });
+    pub(crate) fn ask_lease(&mut self, peer: PeerId, bytes: u64, bytes_per_s: u64) {
+        let id = self.control(peer.host).id;
+        self.say(peer.host, Input::AskLease { host: id, task: id_of(peer.task), bytes, bytes_per_s });
     }
 
-    pub(crate) fn finished(&mut self, host: u32) {
-        let id = self.control(host).id;
-        self.say(host, Input::Finished { host: id, task: TASK });
+    pub(crate) fn finished(&mut self, peer: PeerId) {
+        let id = self.control(peer.host).id;
+        self.say(peer.host, Input::Finished { host: id, task: id_of(peer.task) });
     }
 
-    fn announce_to_scheduler(&mut self, host: u32) {
-        let geometry = self.scenario.geometry;
-        let Host { control, download, done_at, .. } = &self.hosts[host as usize];
-        let mut have = PieceMap::empty(geometry.piece_count());
-        for piece in (0..geometry.piece_count()).map(PieceIndex).filter(|piece| download.has_piece(*piece)) {
-            have.insert(piece);
-        }
+    fn announce_to_scheduler(&mut self, at: PeerId) {
+        let (control, peer) = (&self.hosts[at.host as usize].control, self.peer(at));
+        let leases = control.leases.values().filter(|held| held.task == at.task).map(|held| held.lease).collect();
         let announcement = Announcement {
-            task: TASK,
-            geometry,
-            have,
-            is_running: done_at.is_none(),
-            leases: control.leases.values().map(|held| held.lease).collect(),
+            task: id_of(at.task),
+            geometry: peer.geometry,
+            have: peer.stored(),
+            is_running: peer.done_at.is_none(),
+            leases,
             origin: Some(ORIGIN),
             has_ranges: true,
             is_shared: true,
-            source: Some(Source { key: KEY, validators: Vec::new(), valid: VALID }),
+            source: Some(Source { key: key_of(at.task), validators: Vec::new(), valid: VALID }),
             digest: None,
         };
         let id = control.id;
-        self.say(host, Input::Announce { host: id, announcement });
+        self.say(at.host, Input::Announce { host: id, announcement });
     }
 
+    /// A report per download that runs; a sign of life when none does.
     pub(crate) fn report_progress(&mut self, host: u32) {
-        let Host { control, download, is_up, done_at, .. } = &mut self.hosts[host as usize];
-        if !*is_up {
+        if !self.hosts[host as usize].is_up {
             return;
         }
-        if done_at.is_some() || !control.is_ready {
-            let (id, every) = (control.id, if control.is_ready { HEARTBEAT_EVERY } else { PROGRESS_EVERY });
+        let (mut running, mut waiting) = (0, 0);
+        for at in self.peers_of(host) {
+            let peer = self.peer(at);
+            if !peer.is_ready {
+                waiting += 1;
+            } else if peer.done_at.is_none() {
+                running += 1;
+                self.report_download(at);
+            }
+        }
+        if running == 0 {
+            let id = self.control(host).id;
             self.say(host, Input::Heartbeat { host: id });
-            self.clock.push(self.clock.now() + every, Event::Progress { host });
-            return;
         }
-        let progress = download.progress();
-        let fresh = progress.bytes_stored - control.bytes_reported;
-        control.bytes_reported = progress.bytes_stored;
+        let every = if running + waiting > 0 { PROGRESS_EVERY } else { HEARTBEAT_EVERY };
+        self.clock.push(self.clock.now() + every, Event::Progress { host });
+    }
+
+    fn report_download(&mut self, at: PeerId) {
+        let peer = self.peer_mut(at);
+        let progress = peer.download.progress();
+        let fresh = progress.bytes_stored - peer.bytes_reported;
+        peer.bytes_reported = progress.bytes_stored;
+        let control = self.control(at.host);
+        let leases = control.leases.iter().filter(|(_, held)| held.task == at.task);
         let input = Input::Progress {
             host: control.id,
-            task: TASK,
+            task: id_of(at.task),
             have_count: progress.pieces_stored,
             bytes_per_s: fresh * 1000 / u64::try_from(PROGRESS_EVERY.as_millis()).unwrap_or(u64::MAX),
-            leases: control.leases.iter().map(|(serial, held)| (*serial, held.upto)).collect(),
+            leases: leases.map(|(serial, held)| (*serial, held.upto)).collect(),
         };
-        self.say(host, input);
-        self.clock.push(self.clock.now() + PROGRESS_EVERY, Event::Progress { host });
-    }
-
-    fn link_with(&mut self, host: u32, parents: &[HostId]) {
-        for id in parents {
-            let Some(parent) = self.index_of(*id) else { continue };
-            assert_ne!(parent, host, "a host is not its own neighbor");
-            if let Entry::Vacant(entry) = self.hosts[host as usize].parents.entry(parent) {
-                entry.insert(false);
-                let at = self.clock.now() + self.scenario.latency * LINK_TRIPS;
-                self.clock.push(at, Event::Linked { child: host, parent });
-            }
-        }
-    }
-
-    fn index_of(&self, id: HostId) -> Option<u32> {
-        self.scheduler.index_of(id)
-    }
-
-    /// The link that `child` dialed carries requests now.
-    pub(crate) fn linked(&mut self, child: u32, parent: u32) {
-        let is_wanted = self.hosts[child as usize].parents.get(&parent) == Some(&false);
-        if !is_wanted || !self.hosts[child as usize].is_up {
-            return;
-        }
-        if !self.hosts[parent as usize].is_up {
-            self.hosts[child as usize].parents.remove(&parent);
-            return;
-        }
-        if !self.hosts[parent as usize].control.is_ready || !self.hosts[child as usize].control.is_ready {
-            self.clock.push(self.clock.now() + LINK_RETRY, Event::Linked { child, parent });
-            return;
-        }
-        self.hosts[child as usize].parents.insert(parent, true);
-        self.hosts[parent as usize].children.push(child);
-        let round_trip = self.scenario.latency * 2;
-        self.upload(parent, UploadInput::LinkUp { link: LinkId(child) });
-        self.download(child, DownloadInput::NeighborUp { neighbor: NeighborId(parent), round_trip });
-        for piece in (0..self.scenario.geometry.piece_count()).map(PieceIndex) {
-            if self.hosts[parent as usize].download.has_piece(piece) {
-                self.tell(child, parent, piece);
-            }
-        }
-    }
-
-    /// The scheduler ended the neighborhood: the child closes the link that it dialed.
-    fn unlink(&mut self, child: u32, parent: HostId) {
-        let Some(parent) = self.index_of(parent) else { return };
-        if self.hosts[child as usize].parents.remove(&parent) == Some(true) {
-            self.download(child, DownloadInput::NeighborDown { neighbor: NeighborId(parent) });
-            self.hosts[parent as usize].children.retain(|other| *other != child);
-            self.upload(parent, UploadInput::LinkDown { link: LinkId(child) });
-        }
+        self.say(at.host, input);
     }
 
     /// The scheduler sees the stream of a dead host break.
@@ -390,13 +376,16 @@ impl World<'_> {
     }
 
     /// Bytes of `range` that some host that is up has, or fetches already: to fetch them again needs a reason.
-    pub(crate) fn bytes_to_be_had(&self, range: ByteRange) -> u64 {
-        let geometry = self.scenario.geometry;
-        let is_at = |host: &Host, piece| host.is_up && host.control.is_ready && host.download.has_piece(piece);
-        let pieces = geometry.pieces_within(range).map(PieceIndex).filter(|piece| self.origin.was_asked(*piece));
+    pub(crate) fn bytes_to_be_had(&self, task: u16, range: ByteRange) -> u64 {
+        let geometry = self.scenario.tasks[usize::from(task)];
+        let has = |host: u32, piece| {
+            let peer = self.peer(PeerId { host, task });
+            self.hosts[host as usize].is_up && peer.is_ready && peer.download.has_piece(piece)
+        };
+        let pieces = geometry.pieces_within(range).map(PieceIndex).filter(|piece| self.origin.was_asked(task, *piece));
         let bytes = |piece: PieceIndex| {
             let range = geometry.piece_range(piece);
-            let is_had = self.origin.is_fetching(range) || self.hosts.iter().any(|host| is_at(host, piece));
+            let is_had = self.origin.is_fetching(task, range) || (0..self.scenario.hosts).any(|host| has(host, piece));
             if is_had { range.length() } else { 0 }
         };
         pieces.map(bytes).sum()

@@ -13,14 +13,18 @@ mod agent;
 mod clock;
 mod drawn;
 mod host;
+mod image;
+mod links;
 mod network;
 mod origin;
+mod peer;
 mod report;
 mod scheduler;
 mod shell;
 mod world;
 
-pub use report::Report;
+pub use image::IMAGE_LAYERS;
+pub use report::{Report, TaskReport};
 
 use core::time::Duration;
 
@@ -33,10 +37,10 @@ const MIB: u64 = 1024 * 1024;
 /// What to simulate.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Hosts that want the task, all from the start (but see `start_spread`).
+    /// Hosts that want all tasks, from the start (but see `start_spread`).
     pub hosts: u32,
-    /// The task.
-    pub geometry: Geometry,
+    /// What they want: a file, or the layers of an image. Links, wires and slots are a host's own, shared by its tasks.
+    pub tasks: Vec<Geometry>,
     /// Every host's uplink in bytes per second.
     pub up_bytes_per_s: u64,
     /// Every host's downlink in bytes per second.
@@ -50,7 +54,7 @@ pub struct Scenario {
     pub origin_bytes_per_s: u64,
     /// Upload slots of a host.
     pub slots: u32,
-    /// Hosts, counted from the first, that have the task from the start.
+    /// Hosts, counted from the first, that have all tasks from the start.
     pub seeds: u32,
     /// Hosts, counted from the first, whose wires are slower than the others' ...
     pub slow_hosts: u32,
@@ -81,15 +85,25 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Equal hosts at `bytes_per_s` both ways, and an origin of the same rate.
+    /// Equal hosts at `bytes_per_s` both ways, and an origin of the same rate; one task.
     ///
     /// # Panics
     /// When `length` is more than a task can have.
     #[must_use]
     pub fn equal_hosts(hosts: u32, length: u64, bytes_per_s: u64) -> Self {
+        Self::image(hosts, &[length], bytes_per_s)
+    }
+
+    /// As [`Self::equal_hosts`], with a task for each length, all wanted at once: see [`IMAGE_LAYERS`].
+    ///
+    /// # Panics
+    /// When a length is more than a task can have.
+    #[must_use]
+    pub fn image(hosts: u32, layers: &[u64], bytes_per_s: u64) -> Self {
+        let form = |length: &u64| Geometry::of_length(*length).expect("a length that a task can have");
         Self {
             hosts,
-            geometry: Geometry::of_length(length).expect("a length that a task can have"),
+            tasks: layers.iter().map(form).collect(),
             up_bytes_per_s: bytes_per_s,
             down_bytes_per_s: bytes_per_s,
             latency: Duration::from_micros(100),
@@ -113,6 +127,18 @@ impl Scenario {
         }
     }
 
+    /// Bytes of all tasks.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.tasks.iter().map(|geometry| geometry.length()).sum()
+    }
+
+    /// Pieces of all tasks.
+    #[must_use]
+    pub fn piece_count(&self) -> u32 {
+        self.tasks.iter().map(|geometry| geometry.piece_count()).sum()
+    }
+
     /// The time below which no swarm can be: that of one copy at the slowest wire it must pass, or of all copies over
     /// all uplinks together.
     #[must_use]
@@ -123,7 +149,7 @@ impl Scenario {
         let source: u128 = u128::from(self.origin_bytes_per_s) + (0..self.seeds).map(up).sum::<u128>();
         let all: u128 = source + (self.seeds..self.hosts).map(up).sum::<u128>();
         let down = (self.seeds..self.hosts).map(|host| u128::from(slower_rate(self.down_bytes_per_s, host))).min();
-        let length = u128::from(self.geometry.length()) * 1_000_000_000;
+        let length = u128::from(self.length()) * 1_000_000_000;
         let nanos = [
             length / source.max(1),
             length / down.unwrap_or(u128::MAX).max(1),

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use hawker_proto::{BlockIndex, Instant, PieceIndex};
 
+use crate::peer::PeerId;
+
 /// One block on its way to a host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transmission {
-    pub(crate) to: u32,
+    pub(crate) to: PeerId,
     pub(crate) piece: PieceIndex,
     pub(crate) block: BlockIndex,
     pub(crate) bytes: u32,
@@ -43,7 +45,7 @@ impl Uplink {
 
     /// Whom what waits is for.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = u32> {
-        self.queue.iter().map(|transmission| transmission.to)
+        self.queue.iter().map(|transmission| transmission.to.host)
     }
 
     pub(crate) const fn finish(&mut self) {
@@ -52,7 +54,7 @@ impl Uplink {
 
     /// Drops what was handed over for `to` and has not started.
     pub(crate) fn cut_off(&mut self, to: u32) {
-        self.queue.retain(|transmission| transmission.to != to);
+        self.queue.retain(|transmission| transmission.to.host != to);
     }
 
     /// Drops what was handed over and has not started.

@@ -6,13 +6,15 @@ use std::time::Duration;
 use hawker_proto::{BLOCK_BYTES, ByteRange, Geometry, Instant, PieceIndex, PieceMap};
 use hawker_swarm::LeaseId;
 
+use crate::peer::PeerId;
+
 /// Blocks of one fetch on the wire at the same time: its window.
 const WINDOW: u32 = 2;
 
 /// One GET.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Get {
-    pub(crate) host: u32,
+    pub(crate) peer: PeerId,
     pub(crate) lease: LeaseId,
     pub(crate) range: ByteRange,
     /// First byte not handed to the wire.
@@ -25,9 +27,9 @@ pub(crate) struct Get {
 pub(crate) struct Origin {
     /// In the order in which they send.
     gets: VecDeque<Get>,
-    geometry: Geometry,
-    /// Pieces of which a fetch was opened at some time.
-    asked: PieceMap,
+    tasks: Vec<Geometry>,
+    /// Pieces of each task of which a fetch was opened at some time.
+    asked: Vec<PieceMap>,
     /// Body bytes sent.
     pub(crate) bytes: u64,
     /// Of these, bytes that a host had, or was fetching, when their fetch began.
@@ -39,11 +41,11 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    pub(crate) fn new(geometry: Geometry) -> Self {
+    pub(crate) fn new(tasks: Vec<Geometry>) -> Self {
         Self {
             gets: VecDeque::new(),
-            geometry,
-            asked: PieceMap::empty(geometry.piece_count()),
+            asked: tasks.iter().map(|geometry| PieceMap::empty(geometry.piece_count())).collect(),
+            tasks,
             bytes: 0,
             bytes_repeated: 0,
             holder_time: Duration::ZERO,
@@ -52,19 +54,20 @@ impl Origin {
         }
     }
 
-    pub(crate) fn was_asked(&self, piece: PieceIndex) -> bool {
-        self.asked.contains(piece)
+    pub(crate) fn was_asked(&self, task: u16, piece: PieceIndex) -> bool {
+        self.asked[usize::from(task)].contains(piece)
     }
 
     /// Whether some fetch that runs will bring any of `range`.
-    pub(crate) fn is_fetching(&self, range: ByteRange) -> bool {
-        self.gets.iter().any(|get| get.range.intersection(range).is_some_and(|common| !common.is_empty()))
+    pub(crate) fn is_fetching(&self, task: u16, range: ByteRange) -> bool {
+        let is_of = |get: &Get| get.range.intersection(range).is_some_and(|common| !common.is_empty());
+        self.gets.iter().any(|get| get.peer.task == task && is_of(get))
     }
 
     /// Notes that the wire is taken from `now` on for `time`.
     pub(crate) fn note_sending(&mut self, now: Instant, time: Duration) {
         let holders: BTreeSet<u32> =
-            self.gets.iter().filter(|get| get.upto < get.range.end()).map(|get| get.host).collect();
+            self.gets.iter().filter(|get| get.upto < get.range.end()).map(|get| get.peer.host).collect();
         self.holder_time += time * u32::try_from(holders.len()).expect("hosts are counted in u32");
         self.busy_time += time;
         self.last_sent_at = now + time;
@@ -80,14 +83,15 @@ impl Origin {
         self.last_sent_at.since(Instant::ZERO).saturating_sub(self.busy_time)
     }
 
-    pub(crate) fn open(&mut self, host: u32, lease: LeaseId, range: ByteRange) {
-        self.asked.insert_range(self.geometry.pieces_within(range));
-        let get = Get { host, lease, range, next: range.start(), upto: range.start(), in_flight: 0 };
+    pub(crate) fn open(&mut self, peer: PeerId, lease: LeaseId, range: ByteRange) {
+        let task = usize::from(peer.task);
+        self.asked[task].insert_range(self.tasks[task].pieces_within(range));
+        let get = Get { peer, lease, range, next: range.start(), upto: range.start(), in_flight: 0 };
         self.gets.push_back(get);
     }
 
     /// The next part of the next body in turn: at most a block, cut at block boundaries of the task.
-    pub(crate) fn next_part(&mut self) -> Option<(u32, LeaseId, ByteRange)> {
+    pub(crate) fn next_part(&mut self) -> Option<(PeerId, LeaseId, ByteRange)> {
         for _ in 0..self.gets.len() {
             let mut get = self.gets.pop_front()?;
             let block = u64::from(BLOCK_BYTES);
@@ -100,15 +104,15 @@ impl Origin {
             }
             self.gets.push_back(get);
             if let Some(part) = part {
-                return Some((get.host, get.lease, part));
+                return Some((get.peer, get.lease, part));
             }
         }
         None
     }
 
     /// A part is at its host; the fetch as it stands, `None` when it was closed before.
-    pub(crate) fn arrived(&mut self, host: u32, lease: LeaseId, part: ByteRange) -> Option<Get> {
-        let index = self.gets.iter().position(|get| get.host == host && get.lease == lease)?;
+    pub(crate) fn arrived(&mut self, peer: PeerId, lease: LeaseId, part: ByteRange) -> Option<Get> {
+        let index = self.gets.iter().position(|get| get.peer == peer && get.lease == lease)?;
         let get = &mut self.gets[index];
         get.in_flight -= 1;
         get.upto = get.upto.max(part.end());
@@ -120,14 +124,14 @@ impl Origin {
     }
 
     /// Ends a fetch early; what had not arrived.
-    pub(crate) fn close(&mut self, host: u32, lease: LeaseId) -> Option<ByteRange> {
-        let index = self.gets.iter().position(|get| get.host == host && get.lease == lease)?;
+    pub(crate) fn close(&mut self, peer: PeerId, lease: LeaseId) -> Option<ByteRange> {
+        let index = self.gets.iter().position(|get| get.peer == peer && get.lease == lease)?;
         let get = self.gets.remove(index)?;
         ByteRange::new(get.upto, get.range.end())
     }
 
     /// Fetches of a host.
-    pub(crate) fn of_host(&self, host: u32) -> Vec<LeaseId> {
-        self.gets.iter().filter(|get| get.host == host).map(|get| get.lease).collect()
+    pub(crate) fn of_host(&self, host: u32) -> Vec<(PeerId, LeaseId)> {
+        self.gets.iter().filter(|get| get.peer.host == host).map(|get| (get.peer, get.lease)).collect()
     }
 }

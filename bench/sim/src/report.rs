@@ -3,10 +3,12 @@
 use core::fmt;
 use core::time::Duration;
 
-use hawker_proto::Instant;
+use hawker_proto::{Geometry, Instant};
+use hawker_swarm::Progress;
 use serde::Serialize;
 
 use crate::host::Host;
+use crate::peer::PeerId;
 use crate::world::World;
 use crate::{MIB, Scenario};
 
@@ -65,8 +67,25 @@ pub struct Report {
     pub messages: u64,
     /// Part of the makespan in which the uplinks of the hosts were sending.
     pub uplink_use: f64,
+    /// Of each task, in the order of the scenario's.
+    pub tasks: Vec<TaskReport>,
     /// Stands for the sequence of all events: two runs with the same one took the same course.
     pub trace: u64,
+}
+
+/// Figures of one task of a run; times in seconds from each host's own start.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskReport {
+    /// Bytes of the task.
+    pub length: u64,
+    /// Pieces of the task.
+    pub pieces: u32,
+    /// Until half of the hosts had it.
+    pub p50_s: f64,
+    /// Until 99 of 100 hosts had it.
+    pub p99_s: f64,
+    /// Until all hosts had it.
+    pub max_s: f64,
 }
 
 /// A ratio of two amounts; 0 of nothing.
@@ -90,25 +109,25 @@ impl Report {
     pub(crate) fn of(world: &World<'_>) -> Self {
         let scenario = world.scenario;
         let wanting = || world.hosts.iter().skip(scenario.seeds as usize);
-        let mut times: Vec<Duration> = wanting().filter_map(Host::duration).collect();
-        times.sort_unstable();
-        let nth = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+        let times = Times::of(wanting().filter_map(Host::duration));
         let makespan = wanting().filter_map(|host| host.done_at).max().unwrap_or(Instant::ZERO).since(Instant::ZERO);
-        let (p50, p99) = (nth(50).unwrap_or_default(), nth(99).unwrap_or_default());
+        let (p50, p99) = (times.nth(50), times.nth(99));
         let bound = scenario.bound();
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let sum = |figure: fn(&Host) -> u64| world.hosts.iter().map(figure).sum::<u64>();
-        let wasted = sum(|host| host.download.progress().bytes_wasted);
-        let taken = sum(|host| host.download.progress().bytes_from_peers);
+        let sum = |figure: fn(&Progress) -> u64| {
+            world.peers.iter().map(|peer| figure(&peer.download.progress())).sum::<u64>()
+        };
+        let wasted = sum(|progress| progress.bytes_wasted);
+        let taken = sum(|progress| progress.bytes_from_peers);
         let could = u128::from(scenario.up_bytes_per_s) * makespan.as_nanos() / 1_000_000_000;
         let could = u64::try_from(could).unwrap_or(u64::MAX).saturating_mul(u64::from(scenario.hosts));
         let count = |is_counted: fn(&Host) -> bool| {
             u32::try_from(wanting().filter(|host| is_counted(host)).count()).unwrap_or(u32::MAX)
         };
-        let length = scenario.geometry.length();
+        let length = scenario.length();
         Self {
             hosts: scenario.hosts.saturating_sub(scenario.seeds),
-            pieces: scenario.geometry.piece_count(),
+            pieces: scenario.piece_count(),
             seed: scenario.seed,
             makespan_s: makespan.as_secs_f64(),
             p50_s: p50.as_secs_f64(),
@@ -131,7 +150,8 @@ impl Report {
             dead_hosts: count(|host| host.is_dead),
             grants: world.grants,
             messages: world.messages,
-            uplink_use: ratio(sum(|host| host.bytes_sent), could),
+            uplink_use: ratio(world.hosts.iter().map(|host| host.bytes_sent).sum(), could),
+            tasks: (0..).zip(&scenario.tasks).map(|(task, geometry)| TaskReport::of(world, task, *geometry)).collect(),
             trace: world.trace(),
         }
     }
@@ -140,13 +160,48 @@ impl Report {
     #[must_use]
     pub fn line(&self, scenario: &Scenario) -> String {
         format!(
-            "{} hosts x {} Mbit/s, {} MiB in {} pieces, {:?} one way: {self}",
+            "{} hosts x {} Mbit/s, {} MiB in {} tasks of {} pieces, {:?} one way: {self}",
             scenario.hosts,
             scenario.up_bytes_per_s * 8 / 1_000_000,
-            scenario.geometry.length() / MIB,
-            scenario.geometry.piece_count(),
+            scenario.length() / MIB,
+            scenario.tasks.len(),
+            scenario.piece_count(),
             scenario.latency,
         )
+    }
+}
+
+impl TaskReport {
+    fn of(world: &World<'_>, task: u16, geometry: Geometry) -> Self {
+        let duration = |host: u32| {
+            let done_at = world.peer(PeerId { host, task }).done_at?;
+            Some(done_at.since(world.hosts[host as usize].started_at))
+        };
+        let times = Times::of((world.scenario.seeds..world.scenario.hosts).filter_map(duration));
+        Self {
+            length: geometry.length(),
+            pieces: geometry.piece_count(),
+            p50_s: times.nth(50).as_secs_f64(),
+            p99_s: times.nth(99).as_secs_f64(),
+            max_s: times.nth(100).as_secs_f64(),
+        }
+    }
+}
+
+/// How long each host took, sorted.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn of(times: impl Iterator<Item = Duration>) -> Self {
+        let mut times: Vec<Duration> = times.collect();
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// So many of a hundred hosts took no longer; zero when there are none.
+    fn nth(&self, percent: usize) -> Duration {
+        let index = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
+        self.0.get(index).copied().unwrap_or_default()
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hawker_proto::{ByteRange, Instant};
-use hawker_swarm::{DownloadInput, DownloadOutput, LeaseId, UploadInput, UploadOutput};
+use hawker_proto::{BlockIndex, ByteRange, Instant, PieceIndex};
+use hawker_swarm::{DownloadInput, DownloadOutput, LeaseId, LinkId, UploadInput, UploadOutput};
 
 use crate::host::Host;
 use crate::network::Transmission;
+use crate::peer::PeerId;
 use crate::world::{Event, Message, World};
 
 /// From a block that takes so long on, bytes between blocks are modelled: the wire sends one after the other where TCP
@@ -18,71 +19,75 @@ const SLOW_BLOCK: Duration = Duration::from_millis(10);
 const DEATH_ECHO: Duration = Duration::from_secs(10);
 
 impl World<'_> {
-    pub(crate) fn download(&mut self, host: u32, input: DownloadInput) {
-        let Host { is_up, control, .. } = &self.hosts[host as usize];
-        if !*is_up || !control.is_ready {
+    pub(crate) fn download(&mut self, at: PeerId, input: DownloadInput) {
+        if !self.hosts[at.host as usize].is_up || !self.peer(at).is_ready {
             return;
         }
         let now = self.clock.now();
-        self.hosts[host as usize].download.handle(now, input);
-        while let Some(output) = self.hosts[host as usize].download.poll() {
-            self.put_out(host, output);
+        self.peer_mut(at).download.handle(now, input);
+        while let Some(output) = self.peer_mut(at).download.poll() {
+            self.put_out(at, output);
         }
-        let host_state = &mut self.hosts[host as usize];
-        if let Some(at) = host_state.download.deadline()
-            && host_state.download_wake.is_none_or(|wake| at < wake)
+        let peer = self.peer_mut(at);
+        if let Some(deadline) = peer.download.deadline()
+            && peer.wake.is_none_or(|wake| deadline < wake)
         {
-            host_state.download_wake = Some(at);
-            self.clock.push(at, Event::DownloadWake { host });
+            peer.wake = Some(deadline);
+            self.clock.push(deadline, Event::DownloadWake { peer: at });
         }
     }
 
-    fn put_out(&mut self, host: u32, output: DownloadOutput) {
+    fn put_out(&mut self, at: PeerId, output: DownloadOutput) {
         match output {
             DownloadOutput::Request { neighbor, piece, blocks } => {
-                self.send(host, neighbor.0, Message::Request { piece, start: blocks.start, end: blocks.end });
+                self.send(at, neighbor.0, Message::Request { piece, start: blocks.start, end: blocks.end });
             }
-            DownloadOutput::Cancel { neighbor, piece } => self.send(host, neighbor.0, Message::Cancel { piece }),
+            DownloadOutput::Cancel { neighbor, piece } => self.send(at, neighbor.0, Message::Cancel { piece }),
             DownloadOutput::Announce { piece } => {
-                self.clock.push(self.clock.now() + self.scenario.latency, Event::Announce { host, piece });
+                self.clock.push(self.clock.now() + self.scenario.latency, Event::Announce { peer: at, piece });
             }
-            DownloadOutput::AskLease { bytes, rate } => self.ask_lease(host, bytes, rate),
-            DownloadOutput::ReturnLease { lease, range: _ } => self.lease_over(host, lease),
+            DownloadOutput::AskLease { bytes, rate } => self.ask_lease(at, bytes, rate),
+            DownloadOutput::ReturnLease { lease, range: _ } => self.lease_over(at.host, lease),
             DownloadOutput::FetchOrigin { lease, range } | DownloadOutput::Originate { lease, range } => {
-                self.fetch(host, lease, range);
+                self.fetch(at, lease, range);
             }
             DownloadOutput::StopOrigin { lease } => {
-                self.stop_fetch(host, lease);
+                self.stop_fetch(at, lease);
             }
             DownloadOutput::BadPiece { .. } | DownloadOutput::Ban { .. } => {
                 panic!("an honest host was accused, seed {}", self.scenario.seed);
             }
-            DownloadOutput::Complete => {
-                assert!(
-                    self.hosts[host as usize].is_full(),
-                    "complete without all blocks, seed {}",
-                    self.scenario.seed
-                );
-                self.hosts[host as usize].done_at = Some(self.clock.now());
-                self.unfinished -= 1;
-                self.finished(host);
-            }
+            DownloadOutput::Complete => self.complete(at),
         }
     }
 
-    fn fetch(&mut self, host: u32, lease: LeaseId, range: ByteRange) {
-        let repeated = self.bytes_to_be_had(range);
+    fn complete(&mut self, at: PeerId) {
+        let (now, seed) = (self.clock.now(), self.scenario.seed);
+        let peer = self.peer_mut(at);
+        assert!(peer.is_full(), "complete without all blocks, seed {seed}");
+        peer.done_at = Some(now);
+        let host = &mut self.hosts[at.host as usize];
+        host.tasks_left -= 1;
+        if host.tasks_left == 0 {
+            host.done_at = Some(now);
+            self.unfinished -= 1;
+        }
+        self.finished(at);
+    }
+
+    fn fetch(&mut self, at: PeerId, lease: LeaseId, range: ByteRange) {
+        let repeated = self.bytes_to_be_had(at.task, range);
         // Without a scheduler hosts do not know what others fetch, nor does a new one what was fetched before. And while
         // it asks who has what a dead host had, whoever dies before answering may have passed it on.
         let is_recent = |at: Instant| self.clock.now().since(at) < self.scenario.death_notice + DEATH_ECHO;
         let has_reason = self.scenario.scheduler_away.is_some() || self.last_death.is_some_and(is_recent);
         assert!(
             repeated == 0 || has_reason,
-            "host {host} fetches {range:?} of which {repeated} bytes are to be had, seed {}",
+            "{at:?} fetches {range:?} of which {repeated} bytes are to be had, seed {}",
             self.scenario.seed
         );
         self.origin.bytes_repeated += repeated;
-        self.origin.open(host, lease, range);
+        self.origin.open(at, lease, range);
         self.serve_origin();
     }
 
@@ -104,16 +109,15 @@ impl World<'_> {
             };
             let Some(output) = upload.poll(now, &mut take_slot) else { break };
             match output {
-                UploadOutput::Queued { link, piece, .. } => self.send(host, link.0, Message::Queued { piece }),
-                UploadOutput::Granted { link, blocks, millis, .. } => {
-                    self.grants += 1;
-                    self.send(host, link.0, Message::Granted { blocks, millis });
+                UploadOutput::Queued { link, channel, piece, .. } => {
+                    self.send(PeerId { host, task: channel }, link.0, Message::Queued { piece });
                 }
-                UploadOutput::Send { link, piece, block, .. } => {
-                    let length = self.scenario.geometry.block_range(piece, block).length();
-                    let bytes = u32::try_from(length).expect("a block");
-                    self.hosts[host as usize].uplink.push(Transmission { to: link.0, piece, block, bytes });
-                    self.transmit(host);
+                UploadOutput::Granted { link, channel, blocks, millis } => {
+                    self.grants += 1;
+                    self.send(PeerId { host, task: channel }, link.0, Message::Granted { blocks, millis });
+                }
+                UploadOutput::Send { link, channel, piece, block } => {
+                    self.send_block(PeerId { host, task: channel }, link, piece, block);
                 }
                 UploadOutput::ReleaseSlot => self.hosts[host as usize].slots_free += 1,
                 UploadOutput::Refuse { .. } => panic!("an honest host was refused, seed {}", self.scenario.seed),
@@ -128,9 +132,26 @@ impl World<'_> {
         }
     }
 
-    fn send(&mut self, from: u32, to: u32, message: Message) {
+    /// A message about a task, to the same task at `to`.
+    fn send(&mut self, from: PeerId, to: u32, message: Message) {
         self.messages += 1;
-        self.clock.push(self.clock.now() + self.scenario.latency, Event::Message { to, from, message });
+        let event = Event::Message { to: PeerId { host: to, ..from }, from: from.host, message };
+        self.clock.push(self.clock.now() + self.scenario.latency, event);
+    }
+
+    /// Hands a block to the wire; one of a channel that was closed since it was asked for is withheld.
+    fn send_block(&mut self, from: PeerId, link: LinkId, piece: PieceIndex, block: BlockIndex) {
+        let is_open = self.scenario.tasks.len() == 1 || self.peer(from).children.contains(&link.0);
+        if !is_open {
+            let now = self.clock.now();
+            self.hosts[from.host as usize].upload.handle(now, UploadInput::BlockSent { link, bytes: 0 });
+            return;
+        }
+        let length = self.peer(from).geometry.block_range(piece, block).length();
+        let bytes = u32::try_from(length).expect("a block");
+        let to = PeerId { host: link.0, ..from };
+        self.hosts[from.host as usize].uplink.push(Transmission { to, piece, block, bytes });
+        self.transmit(from.host);
     }
 
     pub(crate) fn transmit(&mut self, from: u32) {
@@ -141,17 +162,17 @@ impl World<'_> {
         let latency = self.scenario.latency;
         if time >= SLOW_BLOCK {
             let waiting = self.hosts[from as usize].uplink.waiting();
-            let receivers: BTreeSet<u32> = waiting.chain([block.to]).collect();
+            let receivers: BTreeSet<u32> = waiting.chain([block.to.host]).collect();
             for to in receivers {
                 self.clock.push(now + latency + time / 2, Event::Arriving { to, from });
             }
         }
-        let downlink = &mut self.hosts[block.to as usize].downlink;
+        let downlink = &mut self.hosts[block.to.host as usize].downlink;
         let at = downlink.receive(now + latency, now + latency + time, block.bytes);
         self.clock.push(at, Event::Arrived { from, block });
         // The sender's socket drains as the receiver takes it.
         let left = now + at.since(now + latency);
-        self.clock.push(left, Event::Sent { from, to: block.to, bytes: block.bytes });
+        self.clock.push(left, Event::Sent { from, to: block.to.host, bytes: block.bytes });
     }
 
     pub(crate) fn serve_origin(&mut self) {
@@ -159,14 +180,14 @@ impl World<'_> {
             return;
         }
         let now = self.clock.now();
-        let Some((host, lease, part)) = self.origin.next_part() else { return };
+        let Some((peer, lease, part)) = self.origin.next_part() else { return };
         self.is_origin_busy = true;
         let bytes = u32::try_from(part.length()).expect("a block");
         let time = Duration::from_nanos(part.length() * 1_000_000_000 / self.scenario.origin_bytes_per_s.max(1));
         self.origin.note_sending(now, time);
         self.clock.push(now + time, Event::OriginFree);
         let latency = self.scenario.latency;
-        let at = self.hosts[host as usize].downlink.receive(now + latency, now + latency + time, bytes);
-        self.clock.push(at, Event::Body { host, lease, part });
+        let at = self.hosts[peer.host as usize].downlink.receive(now + latency, now + latency + time, bytes);
+        self.clock.push(at, Event::Body { peer, lease, part });
     }
 }

@@ -10,6 +10,7 @@ use crate::clock::{Clock, Draws};
 use crate::host::Host;
 use crate::network::Transmission;
 use crate::origin::Origin;
+use crate::peer::{Peer, PeerId};
 use crate::scheduler::Scheduler;
 use crate::{Report, Scenario};
 
@@ -21,6 +22,9 @@ pub(crate) struct World<'a> {
     pub(crate) clock: Clock<Event>,
     draws: Draws,
     pub(crate) hosts: Vec<Host>,
+    /// Host by host.
+    pub(crate) peers: Vec<Peer>,
+    task_count: u16,
     pub(crate) origin: Origin,
     pub(crate) is_origin_busy: bool,
     pub(crate) scheduler: Scheduler,
@@ -46,13 +50,13 @@ pub(crate) enum Event {
     },
     /// A control message reached the host.
     Message {
-        to: u32,
+        to: PeerId,
         from: u32,
         message: Message,
     },
     /// An announcement reached all neighbors of its host.
     Announce {
-        host: u32,
+        peer: PeerId,
         piece: PieceIndex,
     },
     /// A block reached the host.
@@ -77,7 +81,7 @@ pub(crate) enum Event {
     },
     /// A part of a body reached the host.
     Body {
-        host: u32,
+        peer: PeerId,
         lease: LeaseId,
         part: ByteRange,
     },
@@ -89,11 +93,11 @@ pub(crate) enum Event {
     },
     /// It asks for the task again.
     Want {
-        host: u32,
+        peer: PeerId,
     },
     /// The head of the origin's answer to a resolve.
     OriginHead {
-        host: u32,
+        peer: PeerId,
         upto: u64,
     },
     /// It tells the scheduler how far it is.
@@ -107,7 +111,7 @@ pub(crate) enum Event {
     },
     /// A link is ready.
     Linked {
-        child: u32,
+        child: PeerId,
         parent: u32,
     },
     /// Others see that the host is dead.
@@ -130,7 +134,7 @@ pub(crate) enum Event {
     SchedulerUp,
     /// Deadlines of the host's machines.
     DownloadWake {
-        host: u32,
+        peer: PeerId,
     },
     UploadWake {
         host: u32,
@@ -149,14 +153,14 @@ impl Event {
     /// The host that has to run for it.
     const fn host(&self) -> Option<u32> {
         match self {
-            Self::Message { to: host, .. }
-            | Self::Arrived { block: Transmission { to: host, .. }, .. }
+            Self::Message { to: PeerId { host, .. }, .. }
+            | Self::Arrived { block: Transmission { to: PeerId { host, .. }, .. }, .. }
             | Self::Arriving { to: host, .. }
             | Self::Sent { from: host, .. }
-            | Self::Body { host, .. }
+            | Self::Body { peer: PeerId { host, .. }, .. }
             | Self::ToAgent { host, .. }
-            | Self::OriginHead { host, .. }
-            | Self::DownloadWake { host }
+            | Self::OriginHead { peer: PeerId { host, .. }, .. }
+            | Self::DownloadWake { peer: PeerId { host, .. } }
             | Self::UploadWake { host } => Some(*host),
             _ => None,
         }
@@ -168,10 +172,13 @@ impl<'a> World<'a> {
         let mut draws = Draws::new(scenario.seed);
         let spread = u64::try_from(scenario.start_spread.as_nanos()).unwrap_or(u64::MAX);
         let mut clock = Clock::new();
-        let mut hosts: Vec<Host> = Vec::new();
+        let (mut hosts, mut peers) = (Vec::new(), Vec::new());
+        let task_count = u16::try_from(scenario.tasks.len()).expect("channels are counted in u16");
         for host in 0..scenario.hosts {
             let start = Instant::from_nanos(draws.below(spread));
-            hosts.push(Host::new(scenario, host, draws.next(), start));
+            hosts.push(Host::new(scenario, host, start));
+            let ids = (0..task_count).map(|task| PeerId { host, task });
+            peers.extend(ids.map(|id| Peer::new(scenario, id, draws.next(), start)));
             clock.push(start, Event::Start { host });
         }
         for host in 0..scenario.deaths.min(scenario.hosts) {
@@ -189,7 +196,9 @@ impl<'a> World<'a> {
             clock,
             draws,
             hosts,
-            origin: Origin::new(scenario.geometry),
+            peers,
+            task_count,
+            origin: Origin::new(scenario.tasks.clone()),
             is_origin_busy: false,
             scheduler,
             unfinished: scenario.hosts,
@@ -223,7 +232,7 @@ impl<'a> World<'a> {
             self.note_event(entry.at, host);
             self.step(entry.event);
             if let Some(host) = host.filter(|_| self.events.is_multiple_of(CHECK_EVERY)) {
-                self.hosts[host as usize].download.assert_invariants();
+                self.peers_of(host).for_each(|peer| self.peer(peer).download.assert_invariants());
                 self.hosts[host as usize].upload.assert_invariants();
             }
         }
@@ -236,9 +245,11 @@ impl<'a> World<'a> {
             Event::Start { host } => self.start(host),
             Event::Die { host } => self.die(host),
             Event::Message { to, from, message } => self.message(to, from, message),
-            Event::Announce { host, piece } => self.announce(host, piece),
+            Event::Announce { peer, piece } => self.announce(peer, piece),
             Event::Arriving { to, from } => {
-                self.download(to, DownloadInput::Arriving { neighbor: NeighborId(from) });
+                for peer in self.peers_of(to) {
+                    self.download(peer, DownloadInput::Arriving { neighbor: NeighborId(from) });
+                }
             }
             Event::Arrived { from, block } => self.arrived(from, block),
             Event::Sent { from, to, bytes } => self.upload(from, UploadInput::BlockSent { link: LinkId(to), bytes }),
@@ -246,14 +257,14 @@ impl<'a> World<'a> {
                 self.hosts[host as usize].uplink.finish();
                 self.transmit(host);
             }
-            Event::Body { host, lease, part } => self.body(host, lease, part),
+            Event::Body { peer, lease, part } => self.body(peer, lease, part),
             Event::OriginFree => {
                 self.is_origin_busy = false;
                 self.serve_origin();
             }
             Event::Connect { host } => self.connect(host),
-            Event::Want { host } => self.want(host),
-            Event::OriginHead { host, upto } => self.resolved(host, upto),
+            Event::Want { peer } => self.want(peer),
+            Event::OriginHead { peer, upto } => self.resolved(peer, upto),
             Event::Progress { host } => self.report_progress(host),
             Event::LeaseExpired { host, lease } => self.lease_expired(host, lease),
             Event::Linked { child, parent } => self.linked(child, parent),
@@ -266,9 +277,9 @@ impl<'a> World<'a> {
             }
             Event::SchedulerDown => self.lose_scheduler(),
             Event::SchedulerUp => self.regain_scheduler(),
-            Event::DownloadWake { host } => {
-                self.hosts[host as usize].download_wake = None;
-                self.download(host, DownloadInput::Tick);
+            Event::DownloadWake { peer } => {
+                self.peer_mut(peer).wake = None;
+                self.download(peer, DownloadInput::Tick);
             }
             Event::UploadWake { host } => {
                 self.hosts[host as usize].upload_wake = None;
@@ -283,7 +294,9 @@ impl<'a> World<'a> {
         }
         self.hosts[host as usize].is_up = true;
         self.connect(host);
-        self.download(host, DownloadInput::Tick);
+        for peer in self.peers_of(host) {
+            self.download(peer, DownloadInput::Tick);
+        }
         self.report_progress(host);
     }
 
@@ -293,38 +306,23 @@ impl<'a> World<'a> {
         (*is_up, *is_dead) = (false, true);
         uplink.cut();
         self.unfinished -= u32::from(done_at.is_none());
-        for lease in self.origin.of_host(host) {
-            self.origin.close(host, lease);
+        for (peer, lease) in self.origin.of_host(host) {
+            self.origin.close(peer, lease);
         }
         let notice = self.scenario.death_notice;
         self.clock.push(self.clock.now() + notice, Event::Bereft { host });
     }
 
-    /// The links of a dead host break, those with the hosts it served and with those that served it.
-    fn bereft(&mut self, host: u32) {
-        self.disconnect(host);
-        for other in core::mem::take(&mut self.hosts[host as usize].children) {
-            self.hosts[other as usize].parents.remove(&host);
-            self.download(other, DownloadInput::NeighborDown { neighbor: NeighborId(host) });
-        }
-        for (other, _) in core::mem::take(&mut self.hosts[host as usize].parents) {
-            self.hosts[other as usize].children.retain(|child| *child != host);
-            self.hosts[other as usize].uplink.cut_off(host);
-            self.upload(other, UploadInput::LinkDown { link: LinkId(host) });
-        }
-        self.serve_origin();
-    }
-
-    fn message(&mut self, to: u32, from: u32, message: Message) {
+    fn message(&mut self, to: PeerId, from: u32, message: Message) {
         if !self.hosts[from as usize].is_up {
             return;
         }
-        let (link, neighbor) = (LinkId(from), NeighborId(from));
+        let (link, channel, neighbor) = (LinkId(from), to.task, NeighborId(from));
         match message {
             Message::Request { piece, start, end } => {
-                self.upload(to, UploadInput::Request { link, channel: 0, piece, blocks: start..end });
+                self.upload(to.host, UploadInput::Request { link, channel, piece, blocks: start..end });
             }
-            Message::Cancel { piece } => self.upload(to, UploadInput::Cancel { link, channel: 0, piece }),
+            Message::Cancel { piece } => self.upload(to.host, UploadInput::Cancel { link, channel, piece }),
             Message::Queued { piece } => self.download(to, DownloadInput::Queued { neighbor, piece }),
             Message::Granted { blocks, millis } => {
                 let until = Duration::from_millis(u64::from(millis));
@@ -333,53 +331,54 @@ impl<'a> World<'a> {
         }
     }
 
-    fn announce(&mut self, host: u32, piece: PieceIndex) {
-        for index in 0..self.hosts[host as usize].children.len() {
-            let other = self.hosts[host as usize].children[index];
-            if self.hosts[other as usize].is_up {
-                self.messages += 1;
-                self.tell(other, host, piece);
-            }
-        }
-    }
-
-    /// `host` learns that `neighbor` has the piece, with its record the first time.
-    pub(crate) fn tell(&mut self, host: u32, neighbor: u32, piece: PieceIndex) {
-        if self.hosts[host as usize].recorded.insert(piece) {
-            self.download(host, DownloadInput::Records { pieces: vec![piece] });
-        }
-        self.download(host, DownloadInput::HavePiece { neighbor: NeighborId(neighbor), piece });
-    }
-
     fn arrived(&mut self, from: u32, block: Transmission) {
-        let host = &mut self.hosts[block.to as usize];
-        if !host.is_up || host.parents.get(&from) != Some(&true) {
+        let Transmission { to, piece, block, .. } = block;
+        let is_up = self.hosts[to.host as usize].is_up;
+        let peer = self.peer_mut(to);
+        if !is_up || peer.parents.get(&from) != Some(&true) {
             return;
         }
-        let is_wanted = host.download.is_block_wanted(block.piece, block.block);
-        let is_whole = is_wanted && !host.has_block(block.piece, block.block) && host.write(block.piece, block.block);
-        let neighbor = NeighborId(from);
-        self.download(block.to, DownloadInput::BlockIn { neighbor, piece: block.piece, block: block.block });
+        let is_wanted = peer.download.is_block_wanted(piece, block);
+        let is_whole = is_wanted && !peer.has_block(piece, block) && peer.write(piece, block);
+        self.download(to, DownloadInput::BlockIn { neighbor: NeighborId(from), piece, block });
         if is_whole {
-            self.download(block.to, DownloadInput::PieceStored { piece: block.piece });
+            self.download(to, DownloadInput::PieceStored { piece });
         }
     }
 
-    fn body(&mut self, host: u32, lease: LeaseId, part: ByteRange) {
-        let Some(get) = self.origin.arrived(host, lease, part) else { return };
-        let (piece, block) = self.scenario.geometry.block_at(part.start()).expect("within the task");
-        let is_new = !self.hosts[host as usize].has_block(piece, block);
-        let is_whole = is_new && self.hosts[host as usize].write(piece, block);
-        self.hosts[host as usize].control.note_progress(lease, part.end());
-        self.download(host, DownloadInput::OriginProgress { lease, upto: part.end() });
+    fn body(&mut self, at: PeerId, lease: LeaseId, part: ByteRange) {
+        let Some(get) = self.origin.arrived(at, lease, part) else { return };
+        let peer = self.peer_mut(at);
+        let (piece, block) = peer.geometry.block_at(part.start()).expect("within the task");
+        let is_whole = !peer.has_block(piece, block) && peer.write(piece, block);
+        self.hosts[at.host as usize].control.note_progress(lease, part.end());
+        self.download(at, DownloadInput::OriginProgress { lease, upto: part.end() });
         if is_whole {
-            self.download(host, DownloadInput::PieceStored { piece });
+            self.download(at, DownloadInput::PieceStored { piece });
         }
         if get.upto == get.range.end() {
-            self.lease_over(host, lease);
-            self.download(host, DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
+            self.lease_over(at.host, lease);
+            self.download(at, DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
         }
         self.serve_origin();
+    }
+
+    /// The parts of one host in all tasks.
+    pub(crate) fn peers_of(&self, host: u32) -> impl Iterator<Item = PeerId> + use<> {
+        (0..self.task_count).map(move |task| PeerId { host, task })
+    }
+
+    fn peer_index(&self, id: PeerId) -> usize {
+        id.host as usize * usize::from(self.task_count) + usize::from(id.task)
+    }
+
+    pub(crate) fn peer(&self, id: PeerId) -> &Peer {
+        &self.peers[self.peer_index(id)]
+    }
+
+    pub(crate) fn peer_mut(&mut self, id: PeerId) -> &mut Peer {
+        let index = self.peer_index(id);
+        &mut self.peers[index]
     }
 
     fn note_event(&mut self, at: Instant, host: Option<u32>) {
@@ -395,10 +394,10 @@ impl<'a> World<'a> {
 
     /// Where everybody stands, for the message of a failure.
     fn state(&self) -> String {
-        let line = |(index, host): (usize, &Host)| {
-            (host.is_up && host.done_at.is_none()).then(|| format!("host {index}: {:?}", host.download.progress()))
-        };
-        self.hosts.iter().enumerate().filter_map(line).take(5).collect::<Vec<_>>().join("\n")
+        let ids = (0..self.scenario.hosts).flat_map(|host| self.peers_of(host));
+        let is_left = |id: &PeerId| self.hosts[id.host as usize].is_up && self.peer(*id).done_at.is_none();
+        let line = |id: PeerId| format!("{id:?}: {:?}", self.peer(id).download.progress());
+        ids.filter(is_left).map(line).take(5).collect::<Vec<_>>().join("\n")
     }
 
     pub(crate) const fn event_count(&self) -> u64 {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hawker_sim::{Report, Scenario, run};
+use hawker_sim::{IMAGE_LAYERS, Report, Scenario, run};
 
 const MIB: u64 = 1024 * 1024;
 const GBIT: u64 = 125_000_000;
@@ -133,6 +133,33 @@ fn hosts_that_come_late_take_nothing_from_the_origin_again() {
         let scenario = Scenario { start_spread: equal.bound(), ..equal };
         let report = simulate(&scenario, 2.1, 1.0);
         assert!(report.p99_ratio <= 1.25, "{report}");
+    }
+}
+
+#[test]
+fn image_of_many_layers_leaves_the_origin_once() {
+    // 1.28-1.29: twenty tasks share eight links and the slots of eight hosts.
+    for seed in 1..=3 {
+        let scenario = Scenario { seed, ..Scenario::image(8, &IMAGE_LAYERS, GBIT) };
+        let report = simulate(&scenario, 1.40, 1.0);
+        assert_eq!(report.tasks.iter().map(|task| task.length).sum::<u64>(), scenario.length());
+        let longest = report.tasks.iter().map(|task| task.max_s).fold(0.0, f64::max);
+        assert_eq!(longest, report.makespan_s, "a host is done with its last layer");
+        // Layers of one packet do not wait for those of hundreds of MB.
+        assert!(report.tasks[1].max_s < 0.1 * report.makespan_s, "{report}");
+    }
+}
+
+#[test]
+fn deaths_and_a_new_scheduler_harm_no_layer() {
+    let layers = [20 * MIB, 300, 5 * MIB, 1, 12 * MIB];
+    for seed in 1..=3 {
+        let equal = Scenario { seed, ..Scenario::image(20, &layers, GBIT / 8) };
+        let (third, deaths_from) = (equal.bound() / 3, equal.bound() / 2);
+        let away = Some((third, third * 2));
+        let scenario = Scenario { deaths: 5, deaths_from, deaths_until: deaths_from, scheduler_away: away, ..equal };
+        let report = run(&scenario);
+        assert_eq!((report.failed_hosts, report.dead_hosts), (0, 5), "{report}");
     }
 }
 

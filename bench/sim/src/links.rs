@@ -1,0 +1,121 @@
+//! Links between hosts, and the channels of the tasks on them: whom a host links with, and what its children hear.
+
+use std::collections::btree_map::Entry;
+
+use hawker_proto::{HostId, Instant, PieceIndex};
+use hawker_swarm::{DownloadInput, LinkId, NeighborId, UploadInput};
+
+use crate::peer::PeerId;
+use crate::world::{Event, World};
+
+/// One way trips until a link carries channels: TCP and the two messages of the handshake, each way.
+const LINK_TRIPS: u32 = 4;
+/// ... and until a channel carries requests: OPEN and HAVE.
+const CHANNEL_TRIPS: u32 = 2;
+/// A parent that does not know the task yet answers OPEN when it does.
+const CHANNEL_RETRY: std::time::Duration = std::time::Duration::from_millis(1);
+
+impl World<'_> {
+    /// Opens the task with the hosts that the scheduler named: on the link to each, or on a new one.
+    pub(crate) fn link_with(&mut self, child: PeerId, parents: impl Iterator<Item = HostId>) {
+        let (now, latency) = (self.clock.now(), self.scenario.latency);
+        for id in parents {
+            let Some(parent) = self.scheduler.index_of(id) else { continue };
+            assert_ne!(parent, child.host, "a host is not its own neighbor");
+            if let Entry::Vacant(entry) = self.peer_mut(child).parents.entry(parent) {
+                entry.insert(false);
+                let dialed = &mut self.hosts[child.host as usize].dialed;
+                let ready: Instant = *dialed.entry(parent).or_insert(now + latency * LINK_TRIPS);
+                self.clock.push(ready.max(now) + latency * CHANNEL_TRIPS, Event::Linked { child, parent });
+            }
+        }
+    }
+
+    /// The channel that `child` opened carries requests now.
+    pub(crate) fn linked(&mut self, child: PeerId, parent: u32) {
+        let is_wanted = self.peer(child).parents.get(&parent) == Some(&false);
+        if !is_wanted || !self.hosts[child.host as usize].is_up {
+            return;
+        }
+        if !self.hosts[parent as usize].is_up {
+            self.peer_mut(child).parents.remove(&parent);
+            self.hosts[child.host as usize].dialed.remove(&parent);
+            return;
+        }
+        let server = PeerId { host: parent, ..child };
+        if !self.peer(server).is_ready || !self.peer(child).is_ready {
+            self.clock.push(self.clock.now() + CHANNEL_RETRY, Event::Linked { child, parent });
+            return;
+        }
+        self.peer_mut(child).parents.insert(parent, true);
+        self.peer_mut(server).children.push(child.host);
+        let channels = self.hosts[parent as usize].served.entry(child.host).or_insert(0);
+        *channels += 1;
+        if *channels == 1 {
+            self.upload(parent, UploadInput::LinkUp { link: LinkId(child.host) });
+        }
+        let round_trip = self.scenario.latency * 2;
+        self.download(child, DownloadInput::NeighborUp { neighbor: NeighborId(parent), round_trip });
+        for piece in self.peer(server).stored().iter() {
+            self.tell(child, parent, piece);
+        }
+    }
+
+    /// The scheduler ended the neighborhood: the child closes the channel, and the link with its last one.
+    pub(crate) fn unlink(&mut self, child: PeerId, parent: HostId) {
+        let Some(parent) = self.scheduler.index_of(parent) else { return };
+        if self.peer_mut(child).parents.remove(&parent) != Some(true) {
+            return;
+        }
+        self.download(child, DownloadInput::NeighborDown { neighbor: NeighborId(parent) });
+        self.peer_mut(PeerId { host: parent, ..child }).children.retain(|other| *other != child.host);
+        let served = &mut self.hosts[parent as usize].served;
+        let channels = served.get_mut(&child.host).expect("an open channel is on a link");
+        *channels -= 1;
+        if *channels == 0 {
+            served.remove(&child.host);
+            self.hosts[child.host as usize].dialed.remove(&parent);
+            self.upload(parent, UploadInput::LinkDown { link: LinkId(child.host) });
+        }
+    }
+
+    /// The links of a dead host break, those with the hosts it served and with those that served it.
+    pub(crate) fn bereft(&mut self, host: u32) {
+        self.disconnect(host);
+        for at in self.peers_of(host) {
+            for other in core::mem::take(&mut self.peer_mut(at).children) {
+                let child = PeerId { host: other, ..at };
+                self.peer_mut(child).parents.remove(&host);
+                self.hosts[other as usize].dialed.remove(&host);
+                self.download(child, DownloadInput::NeighborDown { neighbor: NeighborId(host) });
+            }
+            for (other, _) in core::mem::take(&mut self.peer_mut(at).parents) {
+                self.peer_mut(PeerId { host: other, ..at }).children.retain(|child| *child != host);
+                if self.hosts[other as usize].served.remove(&host).is_some() {
+                    self.hosts[other as usize].uplink.cut_off(host);
+                    self.upload(other, UploadInput::LinkDown { link: LinkId(host) });
+                }
+            }
+        }
+        self.serve_origin();
+    }
+
+    /// A host's children hear that it has the piece.
+    pub(crate) fn announce(&mut self, at: PeerId, piece: PieceIndex) {
+        for index in 0..self.peer(at).children.len() {
+            let child = PeerId { host: self.peer(at).children[index], ..at };
+            if self.hosts[child.host as usize].is_up {
+                self.messages += 1;
+                self.tell(child, at.host, piece);
+            }
+        }
+    }
+
+    /// `child` learns that `parent` has the piece, with its record the first time.
+    fn tell(&mut self, child: PeerId, parent: u32, piece: PieceIndex) {
+        if self.peer_mut(child).recorded.insert(piece) {
+            self.download(child, DownloadInput::Records { pieces: vec![piece] });
+        }
+        self.download(child, DownloadInput::HavePiece { neighbor: NeighborId(parent), piece });
+    }
+}

@@ -1,0 +1,122 @@
+//! One host's part in one task: the download, and what a shell keeps for it.
+
+use std::collections::BTreeMap;
+
+use hawker_proto::{BlockIndex, Geometry, Instant, PieceIndex, PieceMap};
+use hawker_swarm::Download;
+
+use crate::Scenario;
+
+/// Which host's part in which task; tasks are counted in the order of [`Scenario::tasks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PeerId {
+    pub(crate) host: u32,
+    pub(crate) task: u16,
+}
+
+pub(crate) struct Peer {
+    pub(crate) geometry: Geometry,
+    /// Begun anew when the scheduler names the task.
+    pub(crate) download: Download,
+    pub(crate) download_seed: u64,
+    /// It knows the task, and downloads or has it.
+    pub(crate) is_ready: bool,
+    /// Hosts it links with, and whether the channel carries requests yet.
+    pub(crate) parents: BTreeMap<u32, bool>,
+    /// Hosts that opened the task on their link with it.
+    pub(crate) children: Vec<u32>,
+    /// Pieces whose record it has seen.
+    pub(crate) recorded: PieceMap,
+    blocks: Blocks,
+    /// A wake-up already among the events.
+    pub(crate) wake: Option<Instant>,
+    /// What was stored at the last report to the scheduler, for the rate.
+    pub(crate) bytes_reported: u64,
+    pub(crate) done_at: Option<Instant>,
+}
+
+/// What is on the host's disk, block by block: checks that no byte is accepted twice.
+struct Blocks {
+    geometry: Geometry,
+    words: Vec<u64>,
+}
+
+impl Peer {
+    pub(crate) fn new(scenario: &Scenario, id: PeerId, seed: u64, start: Instant) -> Self {
+        let geometry = scenario.tasks[usize::from(id.task)];
+        let empty = PieceMap::empty(geometry.piece_count());
+        let words = usize::try_from(geometry.block_count_total().div_ceil(64)).expect("fits the memory");
+        let is_seed = id.host < scenario.seeds;
+        let have = if is_seed { PieceMap::full(geometry.piece_count()) } else { empty.clone() };
+        Self {
+            geometry,
+            download: Download::new(scenario.download, geometry, have, seed, start),
+            download_seed: seed,
+            is_ready: is_seed,
+            parents: BTreeMap::new(),
+            children: Vec::new(),
+            recorded: empty,
+            blocks: Blocks { geometry, words: vec![if is_seed { u64::MAX } else { 0 }; words] },
+            wake: None,
+            bytes_reported: 0,
+            done_at: None,
+        }
+    }
+
+    /// The task has a name: the download begins.
+    pub(crate) fn begin(&mut self, scenario: &Scenario, now: Instant) {
+        let none = PieceMap::empty(self.geometry.piece_count());
+        self.download = Download::new(scenario.download, self.geometry, none, self.download_seed, now);
+        self.is_ready = true;
+    }
+
+    /// Writes a block; whether its piece is whole now.
+    ///
+    /// # Panics
+    /// When the block is there already: a machine accepted a byte twice.
+    pub(crate) fn write(&mut self, piece: PieceIndex, block: BlockIndex) -> bool {
+        let is_new = self.blocks.insert(piece, block);
+        assert!(is_new, "{piece:?} {block:?} was accepted twice");
+        self.blocks.is_whole(piece)
+    }
+
+    pub(crate) fn has_block(&self, piece: PieceIndex, block: BlockIndex) -> bool {
+        self.blocks.contains(piece, block)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        (0..self.geometry.piece_count()).map(PieceIndex).all(|piece| self.blocks.is_whole(piece))
+    }
+
+    /// The pieces that it has.
+    pub(crate) fn stored(&self) -> PieceMap {
+        let mut have = PieceMap::empty(self.geometry.piece_count());
+        for piece in (0..self.geometry.piece_count()).map(PieceIndex).filter(|piece| self.download.has_piece(*piece)) {
+            have.insert(piece);
+        }
+        have
+    }
+}
+
+impl Blocks {
+    fn index(&self, piece: PieceIndex, block: BlockIndex) -> (usize, u64) {
+        let at = u64::from(piece.0) * u64::from(self.geometry.blocks_per_piece()) + u64::from(block.0);
+        (usize::try_from(at / 64).expect("fits the memory"), 1 << (at % 64))
+    }
+
+    fn contains(&self, piece: PieceIndex, block: BlockIndex) -> bool {
+        let (word, bit) = self.index(piece, block);
+        self.words[word] & bit != 0
+    }
+
+    fn insert(&mut self, piece: PieceIndex, block: BlockIndex) -> bool {
+        let (word, bit) = self.index(piece, block);
+        let is_new = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        is_new
+    }
+
+    fn is_whole(&self, piece: PieceIndex) -> bool {
+        (0..self.geometry.block_count(piece)).all(|block| self.contains(piece, BlockIndex(block)))
+    }
+}
