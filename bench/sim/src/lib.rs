@@ -18,6 +18,7 @@ mod links;
 mod network;
 mod origin;
 mod peer;
+mod reader;
 mod report;
 mod scheduler;
 mod shell;

@@ -6,6 +6,7 @@ use hawker_proto::{BlockIndex, Geometry, Instant, PieceIndex, PieceMap};
 use hawker_swarm::Download;
 
 use crate::Scenario;
+use crate::reader::Reader;
 
 /// Which host's part in which task; tasks are counted in the order of [`Scenario::tasks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub(crate) struct Peer {
     /// Pieces whose record it has seen.
     pub(crate) recorded: PieceMap,
     blocks: Blocks,
+    pub(crate) reader: Reader,
     /// A wake-up already among the events.
     pub(crate) wake: Option<Instant>,
     /// What was stored at the last report to the scheduler, for the rate.
@@ -57,6 +59,7 @@ impl Peer {
             children: Vec::new(),
             recorded: empty,
             blocks: Blocks { geometry, words: vec![if is_seed { u64::MAX } else { 0 }; words] },
+            reader: Reader::new(start),
             wake: None,
             bytes_reported: 0,
             done_at: None,
@@ -74,9 +77,11 @@ impl Peer {
     ///
     /// # Panics
     /// When the block is there already: a machine accepted a byte twice.
-    pub(crate) fn write(&mut self, piece: PieceIndex, block: BlockIndex) -> bool {
+    pub(crate) fn write(&mut self, now: Instant, piece: PieceIndex, block: BlockIndex) -> bool {
         let is_new = self.blocks.insert(piece, block);
         assert!(is_new, "{piece:?} {block:?} was accepted twice");
+        let count = self.geometry.block_count_total();
+        self.reader.read(now, |nth| nth < count && self.blocks.contains_nth(nth));
         self.blocks.is_whole(piece)
     }
 
@@ -99,18 +104,26 @@ impl Peer {
 }
 
 impl Blocks {
-    fn index(&self, piece: PieceIndex, block: BlockIndex) -> (usize, u64) {
-        let at = u64::from(piece.0) * u64::from(self.geometry.blocks_per_piece()) + u64::from(block.0);
-        (usize::try_from(at / 64).expect("fits the memory"), 1 << (at % 64))
+    /// Which block of the task it is, counted from its start.
+    fn nth(&self, piece: PieceIndex, block: BlockIndex) -> u64 {
+        u64::from(piece.0) * u64::from(self.geometry.blocks_per_piece()) + u64::from(block.0)
     }
 
-    fn contains(&self, piece: PieceIndex, block: BlockIndex) -> bool {
-        let (word, bit) = self.index(piece, block);
+    fn index(nth: u64) -> (usize, u64) {
+        (usize::try_from(nth / 64).expect("fits the memory"), 1 << (nth % 64))
+    }
+
+    fn contains_nth(&self, nth: u64) -> bool {
+        let (word, bit) = Self::index(nth);
         self.words[word] & bit != 0
     }
 
+    fn contains(&self, piece: PieceIndex, block: BlockIndex) -> bool {
+        self.contains_nth(self.nth(piece, block))
+    }
+
     fn insert(&mut self, piece: PieceIndex, block: BlockIndex) -> bool {
-        let (word, bit) = self.index(piece, block);
+        let (word, bit) = Self::index(self.nth(piece, block));
         let is_new = self.words[word] & bit == 0;
         self.words[word] |= bit;
         is_new

@@ -37,6 +37,9 @@ pub struct Report {
     pub p99_ratio: f64,
     /// Body bytes that the origin sent, over the length of the task.
     pub origin_ratio: f64,
+    /// The longest that somebody who reads a task in order waited at any host without a new contiguous byte, from the
+    /// host's start on, over `bound_s`.
+    pub reader_wait_ratio: f64,
     /// Bytes received though they were there already, over all bytes received.
     pub waste: f64,
     /// Hosts that live and do not have all of the task. A run does not end before it is zero.
@@ -114,6 +117,8 @@ impl Report {
         let (p50, p99) = (times.nth(50), times.nth(99));
         let bound = scenario.bound();
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let readers = world.peers.iter().map(|peer| peer.reader.longest_wait());
+        let reader_wait = readers.max().unwrap_or_default();
         let sum = |figure: fn(&Progress) -> u64| {
             world.peers.iter().map(|peer| figure(&peer.download.progress())).sum::<u64>()
         };
@@ -136,6 +141,7 @@ impl Report {
             makespan_ratio: ratio(nanos(makespan), nanos(bound)),
             p99_ratio: ratio(nanos(p99), nanos(bound)),
             origin_ratio: ratio(world.origin.bytes, length),
+            reader_wait_ratio: ratio(nanos(reader_wait), nanos(bound)),
             waste: ratio(wasted, taken + wasted),
             failed_hosts: count(|host| !host.is_dead && host.done_at.is_none()),
             scheduler_messages_per_host: ratio(world.scheduler.messages, u64::from(scenario.hosts)),
@@ -209,8 +215,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "makespan_ratio {:.3} origin_ratio {:.3} ({:.3} s, median {:.3} s, p99 {:.3} s, {} dead), waste {:.4}, \
-             {} leases at {:.1} hosts, origin idle {:.3} s, repeated {:.3}, uplinks {:.2} busy, {} grants, \
+            "makespan_ratio {:.3} origin_ratio {:.3} ({:.3} s, median {:.3} s, p99 {:.3} s, {} dead), reader_wait_ratio {:.3}, \
+             waste {:.4}, {} leases at {:.1} hosts, origin idle {:.3} s, repeated {:.3}, uplinks {:.2} busy, {} grants, \
              {} messages, scheduler {:.0} a host and {:.3} s, {} events, {:.1} s, seed {}",
             self.makespan_ratio,
             self.origin_ratio,
@@ -218,6 +224,7 @@ impl fmt::Display for Report {
             self.p50_s,
             self.p99_s,
             self.dead_hosts,
+            self.reader_wait_ratio,
             self.waste,
             self.leases,
             self.origin_holders,

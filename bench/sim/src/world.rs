@@ -333,13 +333,13 @@ impl<'a> World<'a> {
 
     fn arrived(&mut self, from: u32, block: Transmission) {
         let Transmission { to, piece, block, .. } = block;
-        let is_up = self.hosts[to.host as usize].is_up;
+        let (is_up, now) = (self.hosts[to.host as usize].is_up, self.clock.now());
         let peer = self.peer_mut(to);
         if !is_up || peer.parents.get(&from) != Some(&true) {
             return;
         }
         let is_wanted = peer.download.is_block_wanted(piece, block);
-        let is_whole = is_wanted && !peer.has_block(piece, block) && peer.write(piece, block);
+        let is_whole = is_wanted && !peer.has_block(piece, block) && peer.write(now, piece, block);
         self.download(to, DownloadInput::BlockIn { neighbor: NeighborId(from), piece, block });
         if is_whole {
             self.download(to, DownloadInput::PieceStored { piece });
@@ -348,9 +348,10 @@ impl<'a> World<'a> {
 
     fn body(&mut self, at: PeerId, lease: LeaseId, part: ByteRange) {
         let Some(get) = self.origin.arrived(at, lease, part) else { return };
+        let now = self.clock.now();
         let peer = self.peer_mut(at);
         let (piece, block) = peer.geometry.block_at(part.start()).expect("within the task");
-        let is_whole = !peer.has_block(piece, block) && peer.write(piece, block);
+        let is_whole = !peer.has_block(piece, block) && peer.write(now, piece, block);
         self.hosts[at.host as usize].control.note_progress(lease, part.end());
         self.download(at, DownloadInput::OriginProgress { lease, upto: part.end() });
         if is_whole {

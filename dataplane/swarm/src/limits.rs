@@ -17,7 +17,8 @@ pub struct DownloadConfig {
     pub granted_enough: usize,
     /// ... but this many when slots are idle anyway.
     pub granted_max: usize,
-    /// Block runs that wait at one parent: with one more than it needs to begin, it sends while we ask for the next.
+    /// Block runs that wait at one parent. What waits is chosen by what was rare when it was asked for, so the less of
+    /// it the better; the parent sends the first block while it is asked for more.
     pub runs_waiting: usize,
     /// Neighbors at which the same piece may wait.
     pub promises_max: u32,
@@ -36,7 +37,7 @@ pub struct DownloadConfig {
     pub work_max: Duration,
     /// Pieces compared by a rarest-first choice, counted from the lowest one that is wanted.
     pub window_pieces: u32,
-    /// One request in this many goes for the next piece the local reader lacks.
+    /// One choice in this many goes for the next piece the local reader lacks.
     pub reader_one_in: u32,
     /// A granted request never times out before this.
     pub timeout_min: Duration,
@@ -76,7 +77,8 @@ impl Default for DownloadConfig {
             queued_max: 16,
             granted_enough: 2,
             granted_max: 16,
-            runs_waiting: 2,
+            // Simulated, 64 hosts, 256 MiB: 1 1.047, 2 1.053; 50 hosts, 64 MiB: 1.146, 1.158.
+            runs_waiting: 1,
             promises_max: 2,
             queued_patience: Duration::from_millis(250),
             active_pieces_max: 512,
@@ -85,7 +87,8 @@ impl Default for DownloadConfig {
             runs_max: 64,
             work_max: Duration::from_millis(50),
             window_pieces: 512,
-            reader_one_in: 4,
+            // Longest wait of a reader, 64 hosts, origin eight times as fast as a host: 2 11 % of the transfer, 3 13 %, 4 14 %.
+            reader_one_in: 2,
             timeout_min: Duration::from_millis(100),
             timeout_max: Duration::from_secs(2),
             hedge_after: Duration::from_millis(50),

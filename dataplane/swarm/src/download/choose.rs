@@ -32,11 +32,8 @@ impl Download {
 
     fn next_for_reader(&self, index: usize) -> Option<PieceIndex> {
         let neighbor = &self.neighbors[index];
-        let begun = self
-            .pieces
-            .active()
-            .iter()
-            .find(|active| active.piece >= self.reader && self.is_open(index, active, false));
+        let begun =
+            self.pieces.active().iter().find(|active| active.piece >= self.reader && self.is_open(index, active, true));
         let fresh = match self.pieces.is_table_full() {
             true => None,
             false => self.pieces.fresh().first_common(&neighbor.have, self.reader),

@@ -1,0 +1,27 @@
+//! Gates of those who would do well without a swarm: a reader in order, hosts with an origin that is faster than the
+//! swarm's sources, hosts behind slow links. Bounds stand a little above what was measured (figures in the comments).
+
+use hawker_sim::{Report, Scenario, run};
+
+const MIB: u64 = 1024 * 1024;
+const GBIT: u64 = 125_000_000;
+
+fn simulate(scenario: &Scenario) -> Report {
+    let report = run(scenario);
+    println!("{}", report.line(scenario));
+    assert_eq!((report.failed_hosts, report.dead_hosts), (0, 0), "{report}");
+    report
+}
+
+#[test]
+fn reader_in_order_never_waits_long() {
+    // Origin as fast as a host: 0.06; eight times as fast, so that every piece is to be had early: 0.10-0.12.
+    for (times, wait_max) in [(1, 0.08), (8, 0.15)] {
+        for seed in 1..=3 {
+            let equal = Scenario { seed, ..Scenario::equal_hosts(64, 256 * MIB, GBIT) };
+            let report = simulate(&Scenario { origin_bytes_per_s: times * GBIT, ..equal });
+            assert!(report.reader_wait_ratio <= wait_max && report.makespan_ratio <= 1.07, "{report}");
+            assert!(report.origin_ratio <= 1.0, "{report}");
+        }
+    }
+}
