@@ -6,11 +6,11 @@ use core::time::Duration;
 use hawker_proto::TaskId;
 use hawker_proto::trust::SignedLease;
 
-use crate::cluster::{Cluster, Timer};
+use crate::cluster::{Cluster, Timer, Work};
 use crate::config::SETTLE_MAX;
 use crate::event::{Announcement, Neighbor, ToHost};
-use crate::host::{Host, places};
-use crate::peers::TaskForm;
+use crate::host::Host;
+use crate::peers::{LEASES_NAMED_MAX, TaskForm};
 use crate::table::Slot;
 use crate::task::{Lease, Peer, REPORT_WAIT, Round, Settle, Task, Tracking};
 
@@ -18,7 +18,10 @@ use crate::task::{Lease, Peer, REPORT_WAIT, Round, Settle, Task, Tracking};
 const YOUTH: Duration = Duration::from_secs(30);
 
 /// Peers asked in the first part of a round; each further part asks twice as many.
-const FIRST_PART: usize = 64;
+const FIRST_PART: u32 = 64;
+
+/// Peers asked at a time.
+const REPORTS_PER_STEP: usize = 64;
 
 impl Cluster {
     pub(crate) fn announce(&mut self, host: Slot<Host>, announcement: Announcement) {
@@ -40,7 +43,7 @@ impl Cluster {
         self.tasks[task].is_changed = was_changed;
         let holders = self.tasks[task].complete_count;
         let is_surplus = !is_running && have.is_full() && holders >= self.config.limits.cached_holders_max;
-        if is_surplus && !self.hosts[host].peers.contains_key(&task) {
+        if is_surplus && self.hosts[host].peers.get(task).is_none() {
             return;
         }
         let Some(peer) = self.ensure_peer(host, task) else { return };
@@ -51,7 +54,6 @@ impl Cluster {
             pieces.witness(host, &have);
         }
         self.note_answer(peer);
-        self.peers[peer].have_count = have.len();
         if let Some(source) = announcement.source.filter(|_| owner.is_none()) {
             self.learn(task, &source);
         }
@@ -63,7 +65,7 @@ impl Cluster {
             self.stop_running(peer);
         }
         // A complete holder that nobody needs may have been dropped again.
-        if self.hosts[host].peers.get(&task) == Some(&peer) {
+        if self.hosts[host].peers.get(task) == Some(peer) {
             self.welcome(peer);
         }
         if self.tasks.get(task).is_some_and(|row| row.id == id) {
@@ -81,7 +83,7 @@ impl Cluster {
         } else {
             self.offer(peer);
         }
-        let add: Vec<Neighbor> = places(self.peers[peer].mask).map(|place| self.neighbor_at(host, place)).collect();
+        let add: Vec<Neighbor> = self.peers[peer].mask.iter().map(|place| self.neighbor_at(host, place)).collect();
         if !add.is_empty() {
             self.send_neighbors(peer, add, Vec::new());
         }
@@ -106,7 +108,7 @@ impl Cluster {
         for serial in void {
             self.close_lease(serial, None, false);
         }
-        for signed in named {
+        for signed in named.iter().take(LEASES_NAMED_MAX) {
             self.adopt_lease(host, task, signed);
         }
     }
@@ -176,9 +178,7 @@ impl Cluster {
             return;
         }
         if self.tasks[task].round.is_none() {
-            // Names the round in 32 bits; a peer last asked 2^32 events ago is asked again by the next.
-            let number = u32::try_from(self.next_number() & u64::from(u32::MAX)).expect("masked");
-            self.tasks[task].round = Some(Round { number, part: 0, asked_max: FIRST_PART, unanswered: 0 });
+            self.tasks[task].round = Some(Round { part: 0, asked: 0, left: 0, next: FIRST_PART, unanswered: 0 });
             self.next_part(task);
         }
     }
@@ -192,15 +192,10 @@ impl Cluster {
 
     /// Asks more peers, or ends the round when all were asked: what nobody has must leave the origin again.
     fn next_part(&mut self, task: Slot<Task>) {
-        let Some(mut round) = self.tasks[task].round else { return };
-        let is_next = |peer: &&Slot<Peer>| {
-            let row = &self.peers[**peer];
-            row.round != round.number && self.hosts[row.host].is_connected
-        };
-        let asked: Vec<Slot<Peer>> =
-            self.tasks[task].peers.iter().filter(is_next).take(round.asked_max).copied().collect();
-        if asked.is_empty() {
-            let row = &mut self.tasks[task];
+        let part = self.next_number();
+        let row = &mut self.tasks[task];
+        let Some(round) = &mut row.round else { return };
+        if round.asked as usize >= row.peers.len() {
             row.round = None;
             if let Tracking::Each(pieces) = &mut row.pieces {
                 pieces.free_doubtful();
@@ -208,22 +203,37 @@ impl Cluster {
             self.pump_task(task);
             return;
         }
-        round.part = self.next_number();
-        round.asked_max *= 2;
-        round.unanswered = u32::try_from(asked.len()).expect("no more than peers");
-        self.tasks[task].round = Some(round);
-        let others = self.tasks[task].peers.clone();
-        for peer in others {
-            self.peers[peer].is_asked = false;
+        (round.part, round.left, round.unanswered) = (part, round.next, 0);
+        round.next = round.next.saturating_mul(2);
+        if self.ask_peers(task, part) {
+            self.backlog.push_back(Work::Report { task, part });
         }
-        let id = self.tasks[task].id;
-        for peer in asked {
-            let row = &mut self.peers[peer];
-            (row.round, row.is_asked) = (round.number, true);
-            let host = row.host;
-            self.send(host, ToHost::Report { task: id });
+    }
+
+    /// Asks the next peers of a part, and waits for their answers when all of it are asked. True when there are more.
+    pub(crate) fn ask_peers(&mut self, task: Slot<Task>, part: u64) -> bool {
+        for _ in 0..REPORTS_PER_STEP {
+            let Some(row) = self.tasks.get_mut(task) else { return false };
+            let Some(round) = row.round.as_mut().filter(|round| round.part == part) else { return false };
+            let next = row.peers.get(round.asked as usize).copied().filter(|_| round.left > 0);
+            let Some(peer) = next else {
+                if round.unanswered == 0 {
+                    self.next_part(task);
+                } else {
+                    self.set_timer(REPORT_WAIT, Timer::Report { task, part });
+                }
+                return false;
+            };
+            round.asked += 1;
+            let (id, host) = (row.id, self.peers[peer].host);
+            if self.hosts[host].is_connected {
+                round.left -= 1;
+                round.unanswered += 1;
+                self.peers[peer].asked_in = round.mark();
+                self.send(host, ToHost::Report { task: id });
+            }
         }
-        self.set_timer(REPORT_WAIT, Timer::Report { task, part: round.part });
+        true
     }
 
     pub(crate) fn end_part(&mut self, task: Slot<Task>, part: u64) {
@@ -234,13 +244,13 @@ impl Cluster {
 
     fn note_answer(&mut self, peer: Slot<Peer>) {
         let row = &mut self.peers[peer];
-        let task = row.task;
-        if !core::mem::take(&mut row.is_asked) {
-            return;
-        }
-        let Some(round) = &mut self.tasks[task].round else { return };
+        let (task, asked_in) = (row.task, core::mem::take(&mut row.asked_in));
+        let row = &mut self.tasks[task];
+        let Some(round) = row.round.as_mut().filter(|round| round.mark() == asked_in) else { return };
         round.unanswered -= 1;
-        if round.unanswered == 0 && self.doubt_count(task) > 0 {
+        // While some of the part are still to be asked, its end comes with the last of them.
+        let is_asked = round.left == 0 || round.asked as usize >= row.peers.len();
+        if is_asked && round.unanswered == 0 && self.doubt_count(task) > 0 {
             self.next_part(task);
         }
     }

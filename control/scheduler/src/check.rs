@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::cluster::Cluster;
-use crate::host::{Role, places};
+use crate::host::Role;
 use crate::task::{Task, Tracking};
 
 impl Cluster {
@@ -26,10 +26,10 @@ impl Cluster {
             assert_eq!(self.host_slots.get(&host.info.id), Some(&slot));
             assert!(host.peers.len() <= self.config.limits.tasks_per_host_max);
             assert!(host.wants.len() <= self.config.limits.wants_per_host_max);
-            for (task, peer) in &host.peers {
-                let row = &self.peers[*peer];
-                assert!(row.host == slot && row.task == *task, "a host's peer is its own");
-                assert_eq!(self.tasks[*task].peers[row.position as usize], *peer, "and stands in its task");
+            for (task, peer) in host.peers.iter() {
+                let row = &self.peers[peer];
+                assert!(row.host == slot && row.task == task, "a host's peer is its own");
+                assert_eq!(self.tasks[task].peers[row.position as usize], peer, "and stands in its task");
             }
             peers += host.peers.len();
         }
@@ -39,14 +39,14 @@ impl Cluster {
     fn assert_neighbors(&self) {
         for (slot, host) in self.hosts.iter() {
             let mut uses: BTreeMap<u8, u16> = BTreeMap::new();
-            for peer in host.peers.values() {
-                let row = &self.peers[*peer];
+            for (_, peer) in host.peers.iter() {
+                let row = &self.peers[peer];
                 assert!(row.degree() <= self.config.degree_max, "{} neighbors", row.degree());
-                for place in places(row.mask) {
+                for place in row.mask.iter() {
                     *uses.entry(place).or_default() += 1;
                     let link = host.pool.at(place);
                     let other = self.neighbor_peer(slot, row.task, place);
-                    assert_eq!(self.peers[other].mask >> link.back & 1, 1, "neighbors are symmetric");
+                    assert!(self.peers[other].mask.contains(link.back), "neighbors are symmetric");
                     assert_eq!(self.hosts[link.host].pool.at(link.back).host, slot, "links are symmetric");
                 }
             }
@@ -75,7 +75,7 @@ impl Cluster {
             for lease in &task.leases {
                 assert_eq!(self.lease_tasks.get(&lease.serial), Some(&slot));
                 assert!(lease.reported <= lease.bytes);
-                assert!(self.hosts[lease.holder].peers.contains_key(&slot), "a holder is a peer");
+                assert!(self.hosts[lease.holder].peers.get(slot).is_some(), "a holder is a peer");
             }
             leases += task.leases.len();
             self.assert_pieces(task);

@@ -3,6 +3,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use hawker_proto::resolve::{Digest, ResolveKey};
@@ -19,13 +20,13 @@ use crate::table::{Slot, Table};
 use crate::task::{Peer, Task};
 use crate::wants::Resolve;
 
-/// Wants answered and peers given new neighbors per call: what one event causes for thousands of hosts is spread over
-/// many calls, so that a decision stays below a millisecond. (One answer took 0.19 ms in a debug build among 10,000
-/// hosts, 2 shared cores, most of it signing an allowance and choosing 32 neighbors.)
-const BACKLOG_PER_CALL: usize = 8;
+/// Steps of work per call: what one event causes for thousands of hosts is spread over many calls, so that a decision
+/// stays below a millisecond. The largest step, the answer to a want, takes 40 to 90 microseconds among 1,000 to 100,000
+/// hosts (`benches/decisions.rs`, 2 shared cores), of which 18 sign an allowance.
+const BACKLOG_PER_CALL: usize = 4;
 
-/// Timers run per call, likewise: 10,000 asks may end their wait at one time.
-const TIMERS_PER_CALL: usize = 256;
+/// Timers run per call, likewise: 10,000 asks may end their wait at one time, and the end of a lease may sign another.
+const TIMERS_PER_CALL: usize = 32;
 
 /// All that a scheduler knows, and how it decides.
 ///
@@ -65,27 +66,43 @@ pub struct Cluster {
     pub(crate) counters: Counters,
 }
 
-/// What is due at some time. Each names what it is for so exactly that one which came too late does nothing.
+/// What is due at some time. Each names what it is for by a number that nothing else ever has, or does no harm to
+/// another in the same place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Timer {
-    Liveness { host: HostId, stay: u64 },
-    ForgetStale { host: HostId, stay: u64 },
-    Resolver { host: HostId, want: WantId, attempt: u64 },
+    Liveness { host: Slot<Host>, stay: u64 },
+    ForgetStale { host: Slot<Host>, stay: u64 },
+    Resolver { host: Slot<Host>, want: WantId, attempt: u64 },
     LeaseExpiry { serial: u64 },
-    Ask { task: TaskId, host: HostId, number: u32 },
-    Origin { origin: OriginId },
+    Ask { peer: Slot<Peer>, number: u32 },
+    Origin { origin: Slot<Origin> },
     Settle { task: Slot<Task> },
     Report { task: Slot<Task>, part: u64 },
 }
 
-/// What is still to be done, some at each call.
-#[derive(Clone, Copy, Debug)]
+/// What is still to be done, a step at a time. Like timers, what came too late does nothing.
+#[derive(Debug)]
 pub(crate) enum Work {
-    /// A want that can be answered now.
-    Answer { host: HostId, want: WantId },
+    /// Wants that can be answered now.
+    Answer { wants: Line },
     /// A peer that lost neighbors.
     Befriend { host: HostId, task: TaskId },
+    /// A host that is gone.
+    Forget { host: Slot<Host>, stay: u64 },
+    /// A host came back and did not name these again.
+    ForgetStale { host: Slot<Host>, stay: u64, peers: Vec<Slot<Peer>> },
+    /// Asks of a task that has nothing to lease.
+    Refuse { task: Slot<Task> },
+    /// Peers of a task, the first `left`, that get other allowances.
+    Allow { task: Slot<Task>, shares: u32, left: u32 },
+    /// Peers to be asked what they have.
+    Report { task: Slot<Task>, part: u64 },
+    /// An origin with leases to give.
+    Pump { origin: OriginId },
 }
+
+/// Wants that wait for one answer, by their turn.
+pub(crate) type Line = BTreeMap<u64, (HostId, WantId)>;
 
 impl Cluster {
     /// An empty cluster. `key` signs leases, `epoch` is higher than in every earlier life with that key, `seed` feeds
@@ -158,7 +175,7 @@ impl Cluster {
             }
             return;
         };
-        let Some(host) = self.host_slots.get(&id).copied() else { return };
+        let Some(host) = self.present(id) else { return };
         self.seen(host);
         match input {
             Input::Want { want, key, origin, .. } => self.want(host, want, key, origin),
@@ -166,7 +183,7 @@ impl Cluster {
             Input::Resolved { want, resolution, .. } => self.resolved(host, want, resolution),
             Input::ResolveFailed { want, failure, .. } => self.resolve_failed(host, want, failure),
             Input::Announce { announcement, .. } => self.announce(host, announcement),
-            Input::Progress { task, have_count, leases, .. } => self.progress(host, task, have_count, &leases),
+            Input::Progress { task, leases, .. } => self.progress(host, task, &leases),
             Input::AskLease { task, bytes, bytes_per_s, .. } => self.ask_lease(host, task, bytes, bytes_per_s),
             Input::LeaseDone { serial, upto, outcome, .. } => self.lease_done(host, serial, upto, outcome),
             Input::Finished { task, .. } => self.finished(host, task),
@@ -180,8 +197,13 @@ impl Cluster {
         }
     }
 
+    /// The host, unless it is about to be forgotten.
+    fn present(&self, id: HostId) -> Option<Slot<Host>> {
+        self.host_slots.get(&id).copied().filter(|host| !self.hosts[*host].is_leaving)
+    }
+
     fn with_host(&mut self, id: HostId, act: impl FnOnce(&mut Self, Slot<Host>)) {
-        if let Some(host) = self.host_slots.get(&id).copied() {
+        if let Some(host) = self.present(id) {
             act(self, host);
         }
     }
@@ -194,7 +216,7 @@ impl Cluster {
                 Timer::ForgetStale { host, stay } => self.forget_stale(host, stay),
                 Timer::Resolver { host, want, attempt } => self.check_resolver(host, want, attempt),
                 Timer::LeaseExpiry { serial } => self.expire_lease(serial),
-                Timer::Ask { task, host, number } => self.give_up_ask(task, host, number),
+                Timer::Ask { peer, number } => self.give_up_ask(peer, number),
                 Timer::Origin { origin } => self.wake_origin(origin),
                 Timer::Settle { task } => self.end_settle(task),
                 Timer::Report { task, part } => self.end_part(task, part),
@@ -204,12 +226,31 @@ impl Cluster {
 
     fn run_backlog(&mut self) {
         for _ in 0..BACKLOG_PER_CALL {
-            match self.backlog.pop_front() {
-                Some(Work::Answer { host, want }) => self.answer_in_turn(host, want),
-                Some(Work::Befriend { host, task }) => self.befriend(host, task),
-                None => return,
+            let Some(mut work) = self.backlog.pop_front() else { return };
+            if self.step(&mut work) {
+                self.backlog.push_front(work);
             }
         }
+    }
+
+    /// A step of `work`; true when there is more of it.
+    fn step(&mut self, work: &mut Work) -> bool {
+        match work {
+            Work::Answer { wants } => {
+                if let Some((_, (host, want))) = wants.pop_first() {
+                    self.answer_in_turn(host, want);
+                }
+                return !wants.is_empty();
+            }
+            Work::Befriend { host, task } => self.befriend(*host, *task),
+            Work::Forget { host, stay } => return self.forget_next(*host, *stay),
+            Work::ForgetStale { host, stay, peers } => return self.forget_next_stale(*host, *stay, peers),
+            Work::Refuse { task } => return self.refuse_asks(*task),
+            Work::Allow { task, shares, left } => return self.allow_next(*task, *shares, left),
+            Work::Report { task, part } => return self.ask_peers(*task, *part),
+            Work::Pump { origin } => self.pump_all(Some(*origin)),
+        }
+        false
     }
 
     pub(crate) fn set_timer(&mut self, after: Duration, timer: Timer) {
@@ -235,7 +276,7 @@ impl Cluster {
     }
 
     pub(crate) fn peer_of(&self, host: Slot<Host>, task: TaskId) -> Option<Slot<Peer>> {
-        self.hosts[host].peers.get(&self.task_of(host, task)?).copied()
+        self.hosts[host].peers.get(self.task_of(host, task)?)
     }
 }
 

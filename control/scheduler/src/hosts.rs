@@ -4,16 +4,17 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use hawker_proto::HostId;
-
-use crate::cluster::{Cluster, Timer};
+use crate::cluster::{Cluster, Timer, Work};
 use crate::event::{HostInfo, Output, ToHost, WantId};
-use crate::host::{Host, Pool, Role};
+use crate::host::{Host, Parts, Pool, Role};
 use crate::table::Slot;
 use crate::task::Peer;
 
 /// How long a host that came back has for naming its running tasks again.
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
+
+/// Tasks that a host is taken out of at a time: each may have neighbors to tell.
+const PEERS_PER_STEP: usize = 4;
 
 impl Cluster {
     pub(crate) fn join(&mut self, info: HostInfo) {
@@ -26,24 +27,27 @@ impl Cluster {
         }
         let stay = self.next_number();
         let zone = self.zone_of(&info);
-        if let Some(host) = self.host_slots.get(&id).copied() {
+        let host = if let Some(host) = self.host_slots.get(&id).copied() {
             self.come_back(host, info, zone, stay);
+            host
         } else {
             let host = self.hosts.insert(Host {
                 info,
                 zone,
                 is_connected: true,
                 is_suspect: false,
+                is_leaving: false,
                 last_seen: self.now,
                 gone_at: None,
                 stay,
                 pool: Pool::default(),
-                peers: BTreeMap::new(),
+                peers: Parts::default(),
                 wants: BTreeMap::new(),
             });
             self.host_slots.insert(id, host);
-        }
-        self.set_timer(self.config.suspect_after, Timer::Liveness { host: id, stay });
+            host
+        };
+        self.set_timer(self.config.suspect_after, Timer::Liveness { host, stay });
     }
 
     /// The same host on a new stream: perhaps the same agent, which goes on, perhaps a new one, which knows nothing.
@@ -54,19 +58,19 @@ impl Cluster {
         info.link_bytes_per_s = row.info.link_bytes_per_s;
         (row.info, row.zone, row.stay) = (info, zone, stay);
         (row.is_connected, row.is_suspect, row.last_seen, row.gone_at) = (true, false, self.now, None);
-        for peer in row.peers.values() {
-            self.peers[*peer].is_stale = true;
+        // Back before all that it had was taken from it.
+        row.is_leaving = false;
+        for (_, peer) in row.peers.iter() {
+            self.peers[peer].is_stale = true;
         }
-        let id = row.info.id;
         self.hurry_resolves(host);
-        self.set_timer(ANNOUNCE_WAIT, Timer::ForgetStale { host: id, stay });
+        self.set_timer(ANNOUNCE_WAIT, Timer::ForgetStale { host, stay });
     }
 
     /// Whoever resolves there has a short time to be heard of again.
     fn hurry_resolves(&mut self, host: Slot<Host>) {
         let grace = self.config.reconnect_grace;
         let latest = self.now + grace;
-        let id = self.hosts[host].info.id;
         let mut timers: Vec<(WantId, u64)> = Vec::new();
         for (want, open) in &mut self.hosts[host].wants {
             if let Role::Resolves { attempt, silent_at, .. } = &mut open.role {
@@ -75,7 +79,7 @@ impl Cluster {
             }
         }
         for (want, attempt) in timers {
-            self.set_timer(grace, Timer::Resolver { host: id, want, attempt });
+            self.set_timer(grace, Timer::Resolver { host, want, attempt });
         }
     }
 
@@ -83,9 +87,9 @@ impl Cluster {
         let gone_at = self.now + self.config.reconnect_grace;
         let row = &mut self.hosts[host];
         (row.is_connected, row.is_suspect, row.gone_at) = (false, true, Some(gone_at));
-        let (id, stay) = (row.info.id, row.stay);
+        let stay = row.stay;
         self.hurry_resolves(host);
-        self.set_timer(self.config.reconnect_grace, Timer::Liveness { host: id, stay });
+        self.set_timer(self.config.reconnect_grace, Timer::Liveness { host, stay });
     }
 
     pub(crate) fn seen(&mut self, host: Slot<Host>) {
@@ -96,11 +100,8 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn check_liveness(&mut self, id: HostId, stay: u64) {
-        let Some(host) = self.host_slots.get(&id).copied().filter(|host| self.hosts[*host].stay == stay) else {
-            return;
-        };
-        let row = &mut self.hosts[host];
+    pub(crate) fn check_liveness(&mut self, host: Slot<Host>, stay: u64) {
+        let Some(row) = self.hosts.get_mut(host).filter(|row| row.stay == stay) else { return };
         let silence = self.now.since(row.last_seen);
         let is_gone = match row.gone_at {
             Some(at) => at <= self.now,
@@ -119,35 +120,53 @@ impl Cluster {
         row.is_suspect = silence >= suspect_after;
         let next = if row.is_suspect { self.config.gone_after } else { suspect_after };
         let wait = next.saturating_sub(silence).max(Duration::from_millis(1));
-        self.set_timer(wait, Timer::Liveness { host: id, stay });
+        self.set_timer(wait, Timer::Liveness { host, stay });
     }
 
-    pub(crate) fn forget_stale(&mut self, id: HostId, stay: u64) {
-        let Some(host) = self.host_slots.get(&id).copied().filter(|host| self.hosts[*host].stay == stay) else {
-            return;
-        };
-        let stale: Vec<Slot<Peer>> =
-            self.hosts[host].peers.values().copied().filter(|peer| self.peers[*peer].is_stale).collect();
-        for peer in stale {
-            self.remove_peer(peer);
+    pub(crate) fn forget_stale(&mut self, host: Slot<Host>, stay: u64) {
+        let Some(row) = self.hosts.get(host).filter(|row| row.stay == stay) else { return };
+        let peers = row.peers.iter().map(|(_, peer)| peer).filter(|peer| self.peers[*peer].is_stale).collect();
+        self.backlog.push_back(Work::ForgetStale { host, stay, peers });
+    }
+
+    /// Takes the host out of the next of `peers`, unless it named them meanwhile. True when there are more.
+    pub(crate) fn forget_next_stale(&mut self, host: Slot<Host>, stay: u64, peers: &mut Vec<Slot<Peer>>) -> bool {
+        for _ in 0..PEERS_PER_STEP {
+            let is_same = self.hosts.get(host).is_some_and(|row| row.stay == stay);
+            let Some(peer) = peers.pop().filter(|_| is_same) else { return false };
+            if self.peers.get(peer).is_some_and(|row| row.host == host && row.is_stale) {
+                self.remove_peer(peer);
+            }
         }
+        true
     }
 
     /// Takes the host out of everything: leases, pieces, neighbors, resolves.
     pub(crate) fn forget_host(&mut self, host: Slot<Host>) {
-        // First, so that nothing below chooses it again.
-        self.hosts[host].is_connected = false;
-        self.hosts[host].is_suspect = true;
-        let wants: Vec<WantId> = self.hosts[host].wants.keys().copied().collect();
+        let stay = self.next_number();
+        let row = &mut self.hosts[host];
+        // First, so that nothing below chooses it again. Its timers are those of another stay.
+        (row.is_connected, row.is_suspect, row.is_leaving, row.stay) = (false, true, true, stay);
+        let wants: Vec<WantId> = row.wants.keys().copied().collect();
         for want in wants {
             self.drop_want(host, want);
         }
-        while let Some(peer) = self.hosts[host].peers.first_key_value().map(|(_, peer)| *peer) {
+        self.backlog.push_back(Work::Forget { host, stay });
+    }
+
+    /// Takes the host out of the next of its tasks, and forgets it after the last. True when there are more.
+    pub(crate) fn forget_next(&mut self, host: Slot<Host>, stay: u64) -> bool {
+        for _ in 0..PEERS_PER_STEP {
+            let Some(row) = self.hosts.get(host).filter(|row| row.stay == stay) else { return false };
+            let Some(peer) = row.peers.last() else {
+                let row = self.hosts.remove(host);
+                assert_eq!(row.pool.iter().count(), 0, "a host without peers has no links");
+                self.host_slots.remove(&row.info.id);
+                return false;
+            };
             self.remove_peer(peer);
         }
-        let row = self.hosts.remove(host);
-        assert_eq!(row.pool.iter().count(), 0, "a host without peers has no links");
-        self.host_slots.remove(&row.info.id);
+        true
     }
 
     fn zone_of(&mut self, info: &HostInfo) -> u16 {

@@ -11,10 +11,10 @@ use core::ops::Range;
 use core::time::Duration;
 
 use alloc::vec::Vec;
+use hawker_proto::TaskId;
 use hawker_proto::trust::Lease as SignableLease;
-use hawker_proto::{HostId, TaskId};
 
-use crate::cluster::{Cluster, Timer};
+use crate::cluster::{Cluster, Timer, Work};
 use crate::event::{LeaseOutcome, OriginId, ToHost};
 use crate::host::Host;
 use crate::origin::{Origin, bytes_in};
@@ -43,6 +43,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const RETRY_REFUSED: Duration = Duration::from_secs(60);
 /// An origin may ask for so much quiet.
 const QUIET_MAX: Duration = Duration::from_secs(60);
+/// Asks refused at a time.
+const REFUSALS_PER_STEP: usize = 32;
 /// Tasks of one origin looked at per event.
 const TASKS_PER_PUMP: usize = 64;
 
@@ -70,8 +72,7 @@ impl Cluster {
             let key = self.ask_key(peer, number);
             self.peers[peer].ask = Some(key);
             self.tasks[task].asks.insert(key, Ask { peer, bytes, bytes_per_s });
-            let host = self.hosts[host].info.id;
-            self.set_timer(self.config.ask_hold, Timer::Ask { task: id, host, number });
+            self.set_timer(self.config.ask_hold, Timer::Ask { peer, number });
             self.pump_task(task);
         }
     }
@@ -97,12 +98,13 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn give_up_ask(&mut self, task: TaskId, host: HostId, number: u32) {
-        let Some(host) = self.host_slots.get(&host).copied() else { return };
-        let Some(peer) = self.peer_of(host, task) else { return };
-        if self.peers[peer].ask.is_some_and(|key| key.number == number) {
+    /// `number` is this ask's alone, whoever has the place of its peer meanwhile.
+    pub(crate) fn give_up_ask(&mut self, peer: Slot<Peer>, number: u32) {
+        let is_open = |row: &&Peer| row.ask.is_some_and(|key| key.number == number);
+        if let Some(Peer { host, task, .. }) = self.peers.get(peer).filter(is_open) {
+            let (host, task) = (*host, *task);
             self.forget_ask(peer);
-            self.refuse(host, task, self.retry_of(self.peers[peer].task), false);
+            self.refuse(host, self.tasks[task].id, self.retry_of(task), false);
         }
     }
 
@@ -120,11 +122,27 @@ impl Cluster {
 
     /// Nothing is left to lease: nobody need wait.
     pub(crate) fn refuse_all_asks(&mut self, task: Slot<Task>) {
-        let asks: Vec<Slot<Peer>> = self.tasks[task].asks.values().map(|ask| ask.peer).collect();
-        for peer in asks {
+        if !self.tasks[task].is_refusing {
+            self.tasks[task].is_refusing = true;
+            if self.refuse_asks(task) {
+                self.backlog.push_back(Work::Refuse { task });
+            }
+        }
+    }
+
+    /// Refuses the next asks of a task without anything to lease. True when there are more.
+    pub(crate) fn refuse_asks(&mut self, task: Slot<Task>) -> bool {
+        for _ in 0..REFUSALS_PER_STEP {
+            let Some(row) = self.tasks.get_mut(task).filter(|row| row.is_refusing) else { return false };
+            let next = row.asks.first_key_value().map(|(_, ask)| ask.peer);
+            let Some(peer) = next.filter(|_| row.is_changed || row.is_fetched()) else {
+                row.is_refusing = false;
+                return false;
+            };
             self.forget_ask(peer);
             self.refuse(self.peers[peer].host, self.tasks[task].id, self.retry_of(task), true);
         }
+        true
     }
 
     /// Enters the task among those that could be given a lease, or takes it out.
@@ -156,10 +174,11 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn wake_origin(&mut self, origin: OriginId) {
-        if let Some(slot) = self.origin_slots.get(&origin).copied() {
-            self.origins[slot].wake_at = None;
-            self.pump(slot);
+    pub(crate) fn wake_origin(&mut self, origin: Slot<Origin>) {
+        // Another may have its place meanwhile, and no harm is done.
+        if let Some(row) = self.origins.get_mut(origin) {
+            row.wake_at = None;
+            self.pump(origin);
         }
     }
 
@@ -207,7 +226,6 @@ impl Cluster {
         let Err(at) = open_at else { return true };
         if row.wake_at.is_none_or(|set| at < set) {
             row.wake_at = Some(at);
-            let origin = row.id;
             self.set_timer(at.since(now), Timer::Origin { origin });
         }
         false
@@ -215,7 +233,7 @@ impl Cluster {
 
     /// Gives one lease of `task` to whoever is first in line.
     fn grant(&mut self, origin: Slot<Origin>, task: Slot<Task>) -> bool {
-        loop {
+        for _ in 0..REFUSALS_PER_STEP {
             let (row, source) = (&self.tasks[task], &self.origins[origin]);
             let open = row.leases.len();
             let is_covered =
@@ -237,6 +255,10 @@ impl Cluster {
             self.open_lease(ask.peer, origin, pieces, Some(ask.bytes_per_s));
             return true;
         }
+        // Thousands fell silent while they waited in line: it goes on with the next call.
+        let origin = self.origins[origin].id;
+        self.backlog.push_back(Work::Pump { origin });
+        false
     }
 
     fn piece_count_of_lease(&self, origin: Slot<Origin>, task: Slot<Task>, ask: &Ask) -> u32 {
@@ -368,7 +390,7 @@ impl Cluster {
     pub(crate) fn lease_done(&mut self, host: Slot<Host>, serial: u64, upto: u64, outcome: LeaseOutcome) {
         let Some(task) = self.lease_tasks.get(&serial).copied() else { return };
         let Some(lease) = self.tasks[task].leases.iter().find(|lease| lease.serial == serial).cloned() else { return };
-        let Some(peer) = self.hosts[host].peers.get(&task).copied().filter(|_| lease.holder == host) else { return };
+        let Some(peer) = self.hosts[host].peers.get(task).filter(|_| lease.holder == host) else { return };
         self.lease_progress(host, serial, upto);
         if let Some(origin) = self.tasks[task].origin {
             let row = &mut self.origins[origin];
@@ -448,7 +470,7 @@ impl Cluster {
 
     /// Keeps the peer's count, and its place in line when it waits.
     fn count_leases(&mut self, host: Slot<Host>, task: Slot<Task>, step: i8) {
-        let peer = self.hosts[host].peers.get(&task).copied().expect("a holder is a peer");
+        let peer = self.hosts[host].peers.get(task).expect("a holder is a peer");
         let row = &mut self.peers[peer];
         row.leases = row.leases.saturating_add_signed(step);
         let Some(old) = row.ask else { return };

@@ -10,7 +10,7 @@ use hawker_proto::{HostId, TaskId};
 
 use crate::cluster::{Cluster, Work};
 use crate::event::{Neighbor, ToHost};
-use crate::host::{Host, Link, places};
+use crate::host::{Host, Link};
 use crate::table::Slot;
 use crate::task::{Peer, Task};
 
@@ -110,7 +110,7 @@ impl Cluster {
             let row = &self.peers[other];
             let there = &self.hosts[row.host];
             let place = self.hosts[host].pool.find(row.host);
-            let is_neighbor = place.is_some_and(|place| self.peers[peer].mask >> place & 1 == 1);
+            let is_neighbor = place.is_some_and(|place| self.peers[peer].mask.contains(place));
             let is_useless = row.is_complete && self.peers[peer].is_complete;
             if other == peer || is_neighbor || is_useless || there.is_suspect || !there.is_connected {
                 continue;
@@ -139,7 +139,7 @@ impl Cluster {
             return None;
         }
         let nth = self.random.below(edges as usize);
-        let place = places(self.peers[other].mask).nth(nth)?;
+        let place = self.peers[other].mask.iter().nth(nth)?;
         let third = self.neighbor_peer(self.peers[other].host, task, place);
         let there = &self.hosts[self.peers[third].host];
         if third == peer || self.are_neighbors(peer, third) || there.is_suspect || !there.is_connected {
@@ -147,7 +147,7 @@ impl Cluster {
         }
         let is_last_use = self.hosts[self.peers[other].host].pool.at(place).uses == 1;
         let new_links = [other, third].map(|end| self.hosts[host].pool.find(self.peers[end].host).is_none());
-        let vacancies = crate::host::POOL_MAX - self.hosts[host].pool.iter().count();
+        let vacancies = self.hosts[host].pool.vacancies();
         let fits = |end: Slot<Peer>, is_new: bool| {
             !is_new || is_last_use || self.hosts[self.peers[end].host].pool.vacant().is_some()
         };
@@ -163,7 +163,7 @@ impl Cluster {
 
     fn are_neighbors(&self, a: Slot<Peer>, b: Slot<Peer>) -> bool {
         let place = self.hosts[self.peers[a].host].pool.find(self.peers[b].host);
-        place.is_some_and(|place| self.peers[a].mask >> place & 1 == 1)
+        place.is_some_and(|place| self.peers[a].mask.contains(place))
     }
 
     /// Whether the two hosts are linked already, or both have a place for it.
@@ -182,9 +182,7 @@ impl Cluster {
         };
         for (peer, host, place) in [(a, host_a, place_a), (b, host_b, place_b)] {
             self.hosts[host].pool.join_use(place);
-            let bit = 1 << place;
-            assert_eq!(self.peers[peer].mask & bit, 0, "not neighbors yet");
-            self.peers[peer].mask |= bit;
+            assert!(self.peers[peer].mask.insert(place), "not neighbors yet");
         }
     }
 
@@ -202,9 +200,7 @@ impl Cluster {
         let place_a = self.hosts[host_a].pool.find(host_b).expect("neighbors are linked");
         let place_b = self.hosts[host_a].pool.at(place_a).back;
         for (peer, host, place, other) in [(a, host_a, place_a, host_b), (b, host_b, place_b, host_a)] {
-            let bit = 1 << place;
-            assert_ne!(self.peers[peer].mask & bit, 0, "they are neighbors");
-            self.peers[peer].mask &= !bit;
+            assert!(self.peers[peer].mask.remove(place), "they are neighbors");
             self.hosts[host].pool.leave_use(place);
             let id = self.hosts[other].info.id;
             self.send_neighbors(peer, Vec::new(), vec![id]);
@@ -223,7 +219,7 @@ impl Cluster {
 
     pub(crate) fn neighbor_peer(&self, host: Slot<Host>, task: Slot<Task>, place: u8) -> Slot<Peer> {
         let other = self.hosts[host].pool.at(place).host;
-        self.hosts[other].peers.get(&task).copied().expect("neighbors share the task")
+        self.hosts[other].peers.get(task).expect("neighbors share the task")
     }
 
     pub(crate) fn send_neighbors(&mut self, peer: Slot<Peer>, add: Vec<Neighbor>, remove: Vec<HostId>) {

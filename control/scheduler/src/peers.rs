@@ -7,13 +7,19 @@ use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::trust::Allowance;
 use hawker_proto::{Geometry, TaskId};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Work};
 use crate::event::{OriginId, ToHost};
-use crate::host::{Host, places};
+use crate::host::{Host, Places};
 use crate::origin::Origin;
 use crate::pieces::Pieces;
 use crate::table::Slot;
 use crate::task::{Peer, Task, Tracking};
+
+/// Leases that a host is believed to hold of one task: as many as it may, and those of an earlier life.
+pub(crate) const LEASES_NAMED_MAX: usize = 16;
+
+/// Allowances signed at a time, at some 20 microseconds each.
+const ALLOWANCES_PER_STEP: usize = 2;
 
 /// Keys remembered per task.
 const KEYS_MAX: usize = 8;
@@ -78,6 +84,7 @@ impl Cluster {
             round: None,
             link_rates: 0,
             allowance_shares: 0,
+            is_refusing: false,
         });
         self.task_slots.insert((id, owner), task);
         self.learn_digest(form.digest.filter(|_| owner.is_none()), id);
@@ -129,7 +136,7 @@ impl Cluster {
     /// The host's part in the task, made when it is new. `None` when the host has too many. A task that nobody else
     /// has is dropped again then.
     pub(crate) fn ensure_peer(&mut self, host: Slot<Host>, task: Slot<Task>) -> Option<Slot<Peer>> {
-        if let Some(peer) = self.hosts[host].peers.get(&task).copied() {
+        if let Some(peer) = self.hosts[host].peers.get(task) {
             return Some(peer);
         }
         if self.hosts[host].peers.len() >= self.config.limits.tasks_per_host_max {
@@ -141,11 +148,10 @@ impl Cluster {
         let peer = self.peers.insert(Peer {
             host,
             task,
-            mask: 0,
+            mask: Places::default(),
             ask: None,
             position,
-            round: 0,
-            have_count: 0,
+            asked_in: 0,
             cool_until_s: 0,
             leases: 0,
             failures: 0,
@@ -153,7 +159,6 @@ impl Cluster {
             is_complete: false,
             is_refused: false,
             is_stale: false,
-            is_asked: false,
             is_lonely: false,
         });
         row.peers.push(peer);
@@ -171,7 +176,7 @@ impl Cluster {
             self.close_lease(serial, None, false);
         }
         let row = &mut self.peers[peer];
-        (row.is_stale, row.is_refused, row.have_count, row.failures) = (false, false, 0, 0);
+        (row.is_stale, row.is_refused, row.failures) = (false, false, 0);
         let was_complete = core::mem::take(&mut row.is_complete);
         self.forget_pieces(task, host, was_complete);
     }
@@ -208,7 +213,6 @@ impl Cluster {
         let (host, task) = (self.peers[peer].host, self.peers[peer].task);
         let row = &mut self.peers[peer];
         row.is_stale = false;
-        row.have_count = self.tasks[task].geometry.piece_count();
         if row.is_complete {
             return;
         }
@@ -218,7 +222,9 @@ impl Cluster {
         (row.pieces, row.round) = (Tracking::Whole, None);
         self.refuse_all_asks(task);
         // Two that have everything have nothing to tell each other; their places in pools go to other tasks.
-        let idle: Vec<Slot<Peer>> = places(self.peers[peer].mask)
+        let idle: Vec<Slot<Peer>> = self.peers[peer]
+            .mask
+            .iter()
             .map(|place| self.neighbor_peer(host, task, place))
             .filter(|other| self.peers[*other].is_complete)
             .collect();
@@ -232,7 +238,7 @@ impl Cluster {
     /// A complete peer that nobody links with is one of few that are remembered: it may still be asked for.
     pub(crate) fn drop_idle_holder(&mut self, peer: Slot<Peer>) {
         let row = &self.peers[peer];
-        let is_idle = row.is_complete && row.mask == 0;
+        let is_idle = row.is_complete && row.mask.is_empty();
         if is_idle && self.tasks[row.task].complete_count > self.config.limits.cached_holders_max {
             self.remove_peer(peer);
         }
@@ -254,21 +260,18 @@ impl Cluster {
             self.close_lease(serial, None, false);
         }
         let others: Vec<Slot<Peer>> =
-            places(self.peers[peer].mask).map(|place| self.neighbor_peer(host, task, place)).collect();
+            self.peers[peer].mask.iter().map(|place| self.neighbor_peer(host, task, place)).collect();
         for other in others {
             self.cut(peer, other);
             self.feel_lonely(other);
             self.drop_idle_holder(other);
         }
-        self.hosts[host].peers.remove(&task);
+        self.hosts[host].peers.remove(task);
+        self.leave_list(task, self.peers[peer].position);
         let gone = self.peers.remove(peer);
         let row = &mut self.tasks[task];
-        row.peers.swap_remove(gone.position as usize);
-        if let Some(moved) = row.peers.get(gone.position as usize).copied() {
-            self.peers[moved].position = gone.position;
-        }
         row.link_rates = row.link_rates.saturating_sub(self.hosts[host].info.link_bytes_per_s);
-        if let Some(round) = row.round.as_mut().filter(|_| gone.is_asked) {
+        if let Some(round) = row.round.as_mut().filter(|round| gone.asked_in == round.mark()) {
             round.unanswered -= 1;
         }
         self.forget_pieces(task, host, gone.is_complete);
@@ -277,6 +280,23 @@ impl Cluster {
         } else {
             self.clear_doubt(task);
             self.pump_task(task);
+        }
+    }
+
+    /// Takes the peer at `position` out of the task's list. Those that were asked in a round stay its first ones.
+    fn leave_list(&mut self, task: Slot<Task>, position: u32) {
+        let row = &mut self.tasks[task];
+        let mut hole = position as usize;
+        if let Some(round) = row.round.as_mut().filter(|round| position < round.asked) {
+            round.asked -= 1;
+            let last_asked = round.asked as usize;
+            row.peers.swap(hole, last_asked);
+            self.peers[row.peers[hole]].position = position;
+            hole = last_asked;
+        }
+        row.peers.swap_remove(hole);
+        if let Some(moved) = row.peers.get(hole).copied() {
+            self.peers[moved].position = u32::try_from(hole).expect("no more peers than hosts");
         }
     }
 
@@ -314,11 +334,11 @@ impl Cluster {
         true
     }
 
-    pub(crate) fn progress(&mut self, host: Slot<Host>, task: TaskId, have_count: u32, leases: &[(u64, u64)]) {
-        let Some(peer) = self.peer_of(host, task) else { return };
-        let row = &mut self.peers[peer];
-        row.have_count = have_count.min(self.tasks[row.task].geometry.piece_count());
-        for (serial, upto) in leases {
+    pub(crate) fn progress(&mut self, host: Slot<Host>, task: TaskId, leases: &[(u64, u64)]) {
+        if self.peer_of(host, task).is_none() {
+            return;
+        }
+        for (serial, upto) in leases.iter().take(LEASES_NAMED_MAX) {
             self.lease_progress(host, *serial, *upto);
         }
     }
@@ -338,9 +358,22 @@ impl Cluster {
             return;
         }
         row.allowance_shares = shares;
-        for peer in row.peers.clone() {
-            self.send_allowance(peer, shares);
+        let left = u32::try_from(row.peers.len()).expect("no more peers than hosts");
+        self.backlog.push_back(Work::Allow { task, shares, left });
+    }
+
+    /// Sends the next of a task's peers their new allowances, from the end of its list, so that a peer that is moved
+    /// there from the end has had its own. True when there are more.
+    pub(crate) fn allow_next(&mut self, task: Slot<Task>, shares: u32, left: &mut u32) -> bool {
+        for _ in 0..ALLOWANCES_PER_STEP {
+            let Some(row) = self.tasks.get(task).filter(|row| row.allowance_shares == shares) else { return false };
+            let Some(next) = left.checked_sub(1) else { return false };
+            *left = next;
+            if let Some(peer) = row.peers.get(next as usize).copied() {
+                self.send_allowance(peer, shares);
+            }
         }
+        true
     }
 
     fn send_allowance(&mut self, peer: Slot<Peer>, shares: u32) {

@@ -49,49 +49,66 @@ impl<T> fmt::Debug for Slot<T> {
     }
 }
 
+/// Rows per chunk, a power of two so that a place is found by shifting.
+const CHUNK: usize = 1 << 10;
+
 /// Rows of one kind. Removed places are used again, last first.
+///
+/// They stand in chunks: one vector would copy all rows in the call in which it grows, and hold up to twice their room.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
-    rows: Vec<Option<T>>,
+    chunks: Vec<Vec<Option<T>>>,
     free: Vec<Slot<T>>,
+    /// Places, used or free.
+    places: u32,
 }
 
 impl<T> Table<T> {
     pub(crate) const fn new() -> Self {
-        Self { rows: Vec::new(), free: Vec::new() }
+        Self { chunks: Vec::new(), free: Vec::new(), places: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.rows.len() - self.free.len()
+        self.places as usize - self.free.len()
     }
 
     pub(crate) fn insert(&mut self, row: T) -> Slot<T> {
         if let Some(slot) = self.free.pop() {
-            self.rows[slot.0 as usize] = Some(row);
+            *self.place(slot).expect("a free place exists") = Some(row);
             return slot;
         }
-        let slot = Slot::new(u32::try_from(self.rows.len()).expect("limits keep tables below 2^32 rows"));
-        self.rows.push(Some(row));
+        let slot = Slot::new(self.places);
+        self.places = self.places.checked_add(1).expect("limits keep tables below 2^32 rows");
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::new());
+        }
+        self.chunks.last_mut().expect("pushed above").push(Some(row));
         slot
     }
 
     pub(crate) fn remove(&mut self, slot: Slot<T>) -> T {
-        let row = self.rows[slot.0 as usize].take().expect("the row exists");
+        let row = self.place(slot).and_then(Option::take).expect("the row exists");
         self.free.push(slot);
         row
     }
 
     pub(crate) fn get(&self, slot: Slot<T>) -> Option<&T> {
-        self.rows.get(slot.0 as usize)?.as_ref()
+        let place = slot.0 as usize;
+        self.chunks.get(place / CHUNK)?.get(place % CHUNK)?.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot<T>) -> Option<&mut T> {
-        self.rows.get_mut(slot.0 as usize)?.as_mut()
+        self.place(slot)?.as_mut()
+    }
+
+    fn place(&mut self, slot: Slot<T>) -> Option<&mut Option<T>> {
+        let place = slot.0 as usize;
+        self.chunks.get_mut(place / CHUNK)?.get_mut(place % CHUNK)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot<T>, &T)> {
         let slots = (0..u32::MAX).map(Slot::new);
-        slots.zip(&self.rows).filter_map(|(slot, row)| Some((slot, row.as_ref()?)))
+        slots.zip(self.chunks.iter().flatten()).filter_map(|(slot, row)| Some((slot, row.as_ref()?)))
     }
 }
 

@@ -8,7 +8,7 @@ use core::time::Duration;
 use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::{Geometry, Instant, TaskId};
 
-use crate::host::Host;
+use crate::host::{Host, Places};
 use crate::origin::Origin;
 use crate::pieces::Pieces;
 use crate::table::Slot;
@@ -20,14 +20,13 @@ pub(crate) struct Peer {
     pub(crate) host: Slot<Host>,
     pub(crate) task: Slot<Task>,
     /// Neighbors: places in the host's pool.
-    pub(crate) mask: u64,
+    pub(crate) mask: Places,
     /// Its ask for a lease, when one waits.
     pub(crate) ask: Option<AskKey>,
     /// Where it stands in the task's list.
     pub(crate) position: u32,
-    /// The last round of reports it was asked in.
-    pub(crate) round: u32,
-    pub(crate) have_count: u32,
+    /// The part of a round of reports in which it was asked and has not answered; 0: none.
+    pub(crate) asked_in: u32,
     /// No lease before this second of the machine's clock: its last one failed.
     pub(crate) cool_until_s: u32,
     pub(crate) leases: u8,
@@ -38,15 +37,13 @@ pub(crate) struct Peer {
     pub(crate) is_refused: bool,
     /// Its host came back and has not named the task again.
     pub(crate) is_stale: bool,
-    /// It was asked for a report and has not answered.
-    pub(crate) is_asked: bool,
     /// It lost neighbors and waits for others.
     pub(crate) is_lonely: bool,
 }
 
 impl Peer {
     pub(crate) const fn degree(&self) -> u32 {
-        self.mask.count_ones()
+        self.mask.len()
     }
 }
 
@@ -78,6 +75,8 @@ pub(crate) struct Task {
     pub(crate) link_rates: u64,
     /// Peers that the last allowances were shared out for.
     pub(crate) allowance_shares: u32,
+    /// Asks are being refused, some at a time.
+    pub(crate) is_refusing: bool,
 }
 
 /// What is known of a task's pieces.
@@ -130,15 +129,26 @@ pub(crate) struct Settle {
     pub(crate) latest: Instant,
 }
 
-/// Asking the peers what they have.
+/// Asking the peers what they have, in the order of the task's list.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
-    /// Peers asked in this one carry it.
-    pub(crate) number: u32,
     /// Names the part of it that is being waited for, for timers.
     pub(crate) part: u64,
-    pub(crate) asked_max: usize,
+    /// The first so many of the task's peers have been asked.
+    pub(crate) asked: u32,
+    /// Peers still to be asked in this part.
+    pub(crate) left: u32,
+    /// Peers to be asked in the next part.
+    pub(crate) next: u32,
     pub(crate) unanswered: u32,
+}
+
+impl Round {
+    /// The part's name as its peers carry it.
+    pub(crate) fn mark(&self) -> u32 {
+        // 2^32 events later a mark comes again, long after anybody carries it. 0 is nobody's.
+        u32::try_from(self.part & u64::from(u32::MAX)).expect("masked").max(1)
+    }
 }
 
 /// How long a part of a round waits for its answers.
@@ -150,9 +160,10 @@ mod tests {
 
     #[test]
     fn host_and_task_together_cost_at_most_64_bytes() {
-        // The row, its place in the task's list, and its entry in the host's map (B-tree nodes are two thirds full).
-        let entry = size_of::<(Slot<Task>, Slot<Peer>)>() * 3 / 2;
-        let bytes = size_of::<Option<Peer>>() + size_of::<Slot<Peer>>() + entry;
+        // The row, its place in the task's list, which doubles when it is full, and its entry in the host's, which
+        // grows by an eighth. What is really allocated is measured by `tests/memory.rs`.
+        let entry = size_of::<(Slot<Task>, Slot<Peer>)>() * 9 / 8;
+        let bytes = size_of::<Option<Peer>>() + size_of::<Slot<Peer>>() * 2 + entry;
         assert!(bytes <= 64, "{bytes} bytes");
     }
 }

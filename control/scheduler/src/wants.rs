@@ -1,6 +1,5 @@
 //! From a want to a task: one host resolves, the others wait and are answered at once when it is done.
 
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -8,9 +7,9 @@ use core::time::Duration;
 use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::{Geometry, HostId, Instant, TaskId};
 
-use crate::cluster::{Cluster, Timer, Work};
+use crate::cluster::{Cluster, Line, Timer, Work};
 use crate::event::{Neighbor, OriginId, Resolution, ResolveFailure, Source, ToHost, WantId, WantKey};
-use crate::host::{Host, OpenWant, Role, places};
+use crate::host::{Host, OpenWant, Role};
 use crate::origin::Origin;
 use crate::peers::TaskForm;
 use crate::table::Slot;
@@ -33,11 +32,14 @@ const FAILED_FOR: Duration = Duration::from_secs(1);
 /// Entries looked at for one to drop when the table is full.
 const PRUNE_STEP: usize = 64;
 
+/// No want's place in line: numbers start at 1.
+const NOWHERE: u64 = 0;
+
 /// What is known of one key, and who wants to know.
 #[derive(Debug, Default)]
 pub(crate) struct Resolve {
     pub(crate) active: Option<(HostId, WantId)>,
-    pub(crate) waiters: VecDeque<(HostId, WantId)>,
+    pub(crate) waiters: Line,
     attempts: u8,
     known: Option<Known>,
     failed: Option<(ResolveFailure, Instant)>,
@@ -52,6 +54,16 @@ struct Known {
     task: TaskId,
     form: TaskForm,
     valid_until: Instant,
+}
+
+impl WantKey {
+    /// What a resolve could be started for.
+    const fn resolve_key(self) -> Option<ResolveKey> {
+        match self {
+            Self::Resolve(key) | Self::Digest(_, Some(key)) => Some(key),
+            Self::Task(_) | Self::Digest(_, None) => None,
+        }
+    }
 }
 
 impl Resolve {
@@ -70,9 +82,9 @@ impl Cluster {
             // Asked again, after a reconnect or a long wait: what was said holds.
             match open.role {
                 Role::Resolves { key, .. } => self.tell_resolver(host, want, key),
-                Role::Waits if self.is_in_line(id, want, key) => self.tell_wait(host, want),
+                Role::Waits { place } if self.is_in_line(place, key) => self.tell_wait(host, want),
                 // It was passed over while its stream was broken.
-                Role::Waits => self.answer(id, want),
+                Role::Waits { .. } => self.answer(id, want),
             }
             return;
         }
@@ -81,23 +93,27 @@ impl Cluster {
             return;
         }
         self.drop_want(host, want);
-        self.hosts[host].wants.insert(want, OpenWant { key, origin, role: Role::Waits });
+        self.hosts[host].wants.insert(want, OpenWant { key, origin, role: Role::Waits { place: NOWHERE } });
         self.answer(id, want);
     }
 
-    fn is_in_line(&self, id: HostId, want: WantId, key: WantKey) -> bool {
-        match key {
-            WantKey::Resolve(key) | WantKey::Digest(_, Some(key)) => {
-                self.resolves.get(&key).is_some_and(|entry| entry.waiters.contains(&(id, want)))
-            }
-            WantKey::Task(_) | WantKey::Digest(_, None) => false,
-        }
+    fn is_in_line(&self, place: u64, key: WantKey) -> bool {
+        let entry = key.resolve_key().and_then(|key| self.resolves.get(&key));
+        entry.is_some_and(|entry| entry.waiters.contains_key(&place))
+    }
+
+    /// The want waits for the answer to `key`.
+    fn stand_in_line(&mut self, host: Slot<Host>, want: WantId, key: ResolveKey) {
+        let place = self.next_number();
+        let row = &mut self.hosts[host];
+        row.wants.get_mut(&want).expect("the want is open").role = Role::Waits { place };
+        self.resolves.entry(key).or_default().waiters.insert(place, (row.info.id, want));
     }
 
     /// Answers a want that waits, with the best that is known now.
     pub(crate) fn answer(&mut self, id: HostId, want: WantId) {
         let Some(host) = self.host_slots.get(&id).copied() else { return };
-        let Some(open) = self.hosts[host].wants.get(&want).copied().filter(|open| open.role == Role::Waits) else {
+        let Some(open) = self.hosts[host].wants.get(&want).copied().filter(OpenWant::waits) else {
             return;
         };
         let by_name = match open.key {
@@ -122,7 +138,6 @@ impl Cluster {
             self.fail_want(host, want, busy("the scheduler is full"), Some(Duration::from_secs(5)));
             return;
         }
-        let id = self.hosts[host].info.id;
         let entry = self.resolves.entry(key).or_default();
         if let Some(known) = entry.known.clone().filter(|known| known.valid_until > self.now) {
             match self.ensure_task(known.task, None, &known.form, origin) {
@@ -140,7 +155,7 @@ impl Cluster {
         }
         let is_private = entry.private_until > self.now;
         if entry.active.is_some() && !is_private {
-            entry.waiters.push_back((id, want));
+            self.stand_in_line(host, want, key);
             self.tell_wait(host, want);
             return;
         }
@@ -149,7 +164,8 @@ impl Cluster {
             return;
         };
         if self.origins[origin].connections >= self.config.origin_connections_max {
-            self.queue_resolve(origin, key, (id, want));
+            self.stand_in_line(host, want, key);
+            self.queue_resolve(origin, key);
             self.tell_wait(host, want);
             return;
         }
@@ -157,9 +173,8 @@ impl Cluster {
     }
 
     /// The origin's budget is spent: the next connection that comes free goes to a resolve.
-    fn queue_resolve(&mut self, origin: Slot<Origin>, key: ResolveKey, waiter: (HostId, WantId)) {
+    fn queue_resolve(&mut self, origin: Slot<Origin>, key: ResolveKey) {
         let entry = self.resolves.entry(key).or_default();
-        entry.waiters.push_back(waiter);
         if entry.queued_at.is_none() {
             entry.queued_at = Some(origin);
             let row = &mut self.origins[origin];
@@ -189,7 +204,7 @@ impl Cluster {
             entry.active = Some((id, want));
         }
         self.counters.resolves += 1;
-        self.set_timer(self.config.resolve_silence, Timer::Resolver { host: id, want, attempt });
+        self.set_timer(self.config.resolve_silence, Timer::Resolver { host, want, attempt });
         self.tell_resolver(host, want, key);
     }
 
@@ -205,13 +220,13 @@ impl Cluster {
     }
 
     fn fail_want(&mut self, host: Slot<Host>, want: WantId, failure: ResolveFailure, retry: Option<Duration>) {
-        self.hosts[host].wants.remove(&want);
+        self.hosts[host].close_want(want);
         self.send(host, ToHost::WantFailed { want, failure, retry });
     }
 
     /// Makes the host a peer and tells it all that it needs.
     fn ready(&mut self, host: Slot<Host>, want: WantId, task: Slot<Task>) -> Option<Slot<Peer>> {
-        self.hosts[host].wants.remove(&want);
+        self.hosts[host].close_want(want);
         let Some(peer) = self.ensure_peer(host, task) else {
             self.fail_want(host, want, busy("too many tasks on this host"), Some(Duration::from_secs(5)));
             return None;
@@ -222,7 +237,7 @@ impl Cluster {
         self.start_running(peer);
         self.find_neighbors(peer);
         let neighbors: Vec<Neighbor> =
-            places(self.peers[peer].mask).map(|place| self.neighbor_at(host, place)).collect();
+            self.peers[peer].mask.iter().map(|place| self.neighbor_at(host, place)).collect();
         let row = &self.tasks[task];
         let message = ToHost::Ready {
             want,
@@ -251,11 +266,11 @@ impl Cluster {
     pub(crate) fn resolved(&mut self, host: Slot<Host>, want: WantId, mut resolution: Resolution) {
         let Some(open) = self.hosts[host].wants.get(&want).copied() else { return };
         // One that was replaced for its silence may still be first.
-        let key = match (open.role, open.key) {
-            (Role::Resolves { key, .. }, _) => key,
-            (Role::Waits, WantKey::Resolve(key) | WantKey::Digest(_, Some(key))) => key,
-            (Role::Waits, _) => return,
+        let key = match open.role {
+            Role::Resolves { key, .. } => Some(key),
+            Role::Waits { .. } => open.key.resolve_key(),
         };
+        let Some(key) = key else { return };
         self.release_resolver(host, want);
         if resolution.geometry.piece_count() > self.config.limits.pieces_max {
             self.fail_want(host, want, failure("the content has too many pieces"), None);
@@ -279,8 +294,8 @@ impl Cluster {
             entry.private_until = Instant::ZERO;
             entry.known = Some(Known { task: resolution.task, form: form.clone(), valid_until });
         }
-        let waiters = core::mem::take(&mut entry.waiters);
-        self.backlog.extend(waiters.into_iter().map(|(host, want)| Work::Answer { host, want }));
+        let wants = core::mem::take(&mut entry.waiters);
+        self.backlog.push_back(Work::Answer { wants });
 
         let Some(task) = self.ensure_task(resolution.task, owner, &form, open.origin) else {
             self.fail_want(host, want, busy("the scheduler is full"), Some(Duration::from_secs(5)));
@@ -305,8 +320,8 @@ impl Cluster {
             if failure.is_final || entry.attempts >= ATTEMPTS {
                 entry.attempts = 0;
                 entry.failed = Some((failure.clone(), self.now + FAILED_FOR));
-                let waiters = core::mem::take(&mut entry.waiters);
-                self.backlog.extend(waiters.into_iter().map(|(host, want)| Work::Answer { host, want }));
+                let wants = core::mem::take(&mut entry.waiters);
+                self.backlog.push_back(Work::Answer { wants });
             }
         }
         self.fail_want(host, want, failure, retry);
@@ -316,13 +331,14 @@ impl Cluster {
 
     /// The next one that waits resolves; false when nobody does.
     fn hand_over(&mut self, key: ResolveKey) -> bool {
-        while let Some((host, want)) = self.resolves.get_mut(&key).and_then(|entry| entry.waiters.pop_front()) {
+        while let Some((place, (host, want))) = self.resolves.get_mut(&key).and_then(|entry| entry.waiters.pop_first())
+        {
             let is_open = self.host_slots.get(&host).is_some_and(|slot| {
                 let row = &self.hosts[*slot];
-                row.is_connected && row.wants.get(&want).is_some_and(|open| open.role == Role::Waits)
+                row.is_connected && row.wants.get(&want).is_some_and(OpenWant::waits)
             });
             if is_open {
-                self.backlog.push_back(Work::Answer { host, want });
+                self.backlog.push_back(Work::Answer { wants: Line::from([(place, (host, want))]) });
                 return true;
             }
         }
@@ -337,8 +353,8 @@ impl Cluster {
             entry.queued_at = None;
             if entry.private_until > self.now {
                 // Each of them resolves for itself; those for whom there is no connection queue again.
-                let waiters = core::mem::take(&mut entry.waiters);
-                self.backlog.extend(waiters.into_iter().map(|(host, want)| Work::Answer { host, want }));
+                let wants = core::mem::take(&mut entry.waiters);
+                self.backlog.push_back(Work::Answer { wants });
                 return true;
             }
             if self.hand_over(key) {
@@ -357,21 +373,20 @@ impl Cluster {
         self.pump_all(origin);
     }
 
-    pub(crate) fn check_resolver(&mut self, id: HostId, want: WantId, attempt: u64) {
-        let Some(host) = self.host_slots.get(&id).copied() else { return };
-        let Some(open) = self.hosts[host].wants.get(&want).copied() else { return };
+    pub(crate) fn check_resolver(&mut self, host: Slot<Host>, want: WantId, attempt: u64) {
+        let Some(open) = self.hosts.get(host).and_then(|row| row.wants.get(&want)).copied() else { return };
         let Role::Resolves { key, attempt: current, silent_at, .. } = open.role else { return };
         if current != attempt {
             return;
         }
         if silent_at > self.now {
-            self.set_timer(silent_at.since(self.now), Timer::Resolver { host: id, want, attempt });
+            self.set_timer(silent_at.since(self.now), Timer::Resolver { host, want, attempt });
             return;
         }
         self.counters.resolvers_replaced += 1;
         self.release_resolver(host, want);
         let has_waiter = self.resolves.get(&key).is_some_and(|entry| !entry.waiters.is_empty());
-        self.resolves.entry(key).or_default().waiters.push_back((id, want));
+        self.stand_in_line(host, want, key);
         if has_waiter {
             self.tell_wait(host, want);
         }
@@ -385,7 +400,7 @@ impl Cluster {
         let id = row.info.id;
         let Some(open) = row.wants.get_mut(&want) else { return };
         let Role::Resolves { key, origin, .. } = open.role else { return };
-        open.role = Role::Waits;
+        open.role = Role::Waits { place: NOWHERE };
         self.origins[origin].connections -= 1;
         if let Some(entry) = self.resolves.get_mut(&key)
             && entry.active == Some((id, want))
@@ -399,10 +414,17 @@ impl Cluster {
     pub(crate) fn drop_want(&mut self, host: Slot<Host>, want: WantId) {
         let Some(open) = self.hosts[host].wants.get(&want).copied() else { return };
         self.release_resolver(host, want);
-        self.hosts[host].wants.remove(&want);
-        if let Role::Resolves { key, .. } = open.role {
-            self.hand_over(key);
-            self.pump_all(open.origin);
+        self.hosts[host].close_want(want);
+        match open.role {
+            Role::Resolves { key, .. } => {
+                self.hand_over(key);
+                self.pump_all(open.origin);
+            }
+            Role::Waits { place } => {
+                if let Some(entry) = open.key.resolve_key().and_then(|key| self.resolves.get_mut(&key)) {
+                    entry.waiters.remove(&place);
+                }
+            }
         }
     }
 
