@@ -58,6 +58,18 @@ pub fn tune(socket: impl AsFd, options: &SocketOptions) -> io::Result<()> {
 /// # Errors
 /// Not a TCP socket.
 pub fn last_received(socket: impl AsFd) -> io::Result<Duration> {
+    Ok(Duration::from_millis(u64::from(tcp_info(socket)?.tcpi_last_data_recv)))
+}
+
+/// The round trip of a TCP socket as the kernel smooths it, with the queues that its segments met on the way.
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
+    Ok(Duration::from_micros(u64::from(tcp_info(socket)?.tcpi_rtt)))
+}
+
+fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
     let socket = socket.as_fd().as_raw_fd();
@@ -69,8 +81,7 @@ pub fn last_received(socket: impl AsFd) -> io::Result<Duration> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: zeroed at first and then partly written by the kernel; every bit pattern is a valid `tcp_info`.
-    let info = unsafe { info.assume_init() };
-    Ok(Duration::from_millis(u64::from(info.tcpi_last_data_recv)))
+    Ok(unsafe { info.assume_init() })
 }
 
 /// The address a listener got, with its port when 0 was asked for.

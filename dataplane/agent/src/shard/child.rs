@@ -233,6 +233,7 @@ impl Shard {
             }
             Frame::Queued { piece, .. } => DownloadInput::Queued { neighbor, piece },
             Frame::Granted { blocks, millis, .. } => {
+                self.measure_round_trip(id, task, neighbor);
                 DownloadInput::Granted { neighbor, blocks, until: Duration::from_millis(u64::from(millis)) }
             }
             Frame::Gone { piece, .. } => DownloadInput::Gone { neighbor, piece },
@@ -243,6 +244,15 @@ impl Shard {
             }
         };
         self.tell(task, input);
+    }
+
+    /// How far away a parent is changes with the queues between; once a grant is often enough to know, and rare enough
+    /// for a system call.
+    fn measure_round_trip(&mut self, id: u32, task: TaskId, neighbor: NeighborId) {
+        let socket = self.links.get(&id).and_then(|link| link.socket.as_ref());
+        if let Some(round_trip) = socket.and_then(|socket| hawker_ring::net::round_trip(socket).ok()) {
+            self.tell(task, DownloadInput::RoundTrip { neighbor, round_trip });
+        }
     }
 
     /// The parent drains: other neighbors have what it was asked for.

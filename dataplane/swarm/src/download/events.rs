@@ -53,6 +53,13 @@ pub enum DownloadInput {
         /// Measured on the handshake.
         round_trip: Duration,
     },
+    /// The link's round trip was measured again: it grows when the wires on the way are full.
+    RoundTrip {
+        /// The peer.
+        neighbor: NeighborId,
+        /// As it is now.
+        round_trip: Duration,
+    },
     /// The link is gone, with everything that was asked on it.
     NeighborDown {
         /// The peer.

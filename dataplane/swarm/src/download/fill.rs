@@ -89,16 +89,27 @@ impl Download {
 
     /// Blocks to have asked of a parent that serves us.
     fn work_target(&self, index: usize) -> u32 {
-        let run_blocks = self.pieces.geometry().blocks_per_piece().min(self.config.run_blocks_max);
-        let least = run_blocks.saturating_mul(u32::try_from(self.config.runs_min).unwrap_or(u32::MAX));
+        let least = self.run_blocks().saturating_mul(u32::try_from(self.config.runs_min).unwrap_or(u32::MAX));
         let service = self.neighbors[index].service_time(self.service, &self.config);
-        let most = self.config.work_max.as_nanos() / service.as_nanos().max(1);
+        let under_way = self.neighbors[index].round_trip.saturating_mul(self.config.round_trips_ahead);
+        let most = self.config.work_max.saturating_add(under_way).as_nanos() / service.as_nanos().max(1);
         least.max(u32::try_from(most).unwrap_or(u32::MAX).min(64))
+    }
+
+    /// Blocks of the longest run that is asked for.
+    fn run_blocks(&self) -> u32 {
+        self.pieces.geometry().blocks_per_piece().min(self.config.run_blocks_max)
+    }
+
+    /// Whether as much waits at a parent as should.
+    pub(super) fn has_enough_waiting(&self, index: usize) -> bool {
+        let neighbor = &self.neighbors[index];
+        neighbor.runs.len() >= neighbor.runs_waiting(self.run_blocks(), self.service, &self.config)
     }
 
     /// What waits at a parent is worth waiting for, and enough to start with.
     fn keep_place(&mut self, index: usize) {
-        while self.neighbors[index].is_useful && self.neighbors[index].runs.len() < self.config.runs_waiting {
+        while self.neighbors[index].is_useful && !self.has_enough_waiting(index) {
             let Some((piece, blocks)) = self.choose(index) else {
                 self.neighbors[index].is_useful = false;
                 break;

@@ -110,6 +110,7 @@ impl Download {
         self.now = self.now.max(now);
         match input {
             DownloadInput::NeighborUp { neighbor, round_trip } => self.neighbor_up(neighbor, round_trip),
+            DownloadInput::RoundTrip { neighbor, round_trip } => self.round_trip(neighbor, round_trip),
             DownloadInput::NeighborDown { neighbor } => self.neighbor_down(neighbor),
             DownloadInput::Have { neighbor, pieces } => self.have(neighbor, &pieces),
             DownloadInput::HavePiece { neighbor, piece } => self.have_piece(neighbor, piece),

@@ -105,6 +105,13 @@ impl Neighbor {
         self.service.smoothed().or(others.smoothed()).unwrap_or(config.timeout_max / 4)
     }
 
+    /// Runs of `run_blocks` to have waiting there: the parent sends them while it is asked for more.
+    pub(super) fn runs_waiting(&self, run_blocks: u32, others: TimeMeter, config: &DownloadConfig) -> usize {
+        let run_time = self.service_time(others, config) * run_blocks;
+        let in_round_trip = self.round_trip.as_nanos() / run_time.as_nanos().max(1);
+        usize::try_from(in_round_trip).unwrap_or(usize::MAX).saturating_add(config.runs_waiting).min(config.runs_max)
+    }
+
     /// Silence after which a granted request is given up.
     pub(super) fn timeout(&self, others: TimeMeter, config: &DownloadConfig) -> Duration {
         (self.service_time(others, config) * 4).clamp(config.timeout_min, config.timeout_max)

@@ -23,6 +23,12 @@ impl Download {
         }
     }
 
+    pub(super) fn round_trip(&mut self, id: NeighborId, round_trip: Duration) {
+        if let Some(index) = self.find(id) {
+            self.neighbors[index].round_trip = round_trip;
+        }
+    }
+
     pub(super) fn neighbor_down(&mut self, id: NeighborId) {
         let Some(index) = self.find(id) else { return };
         while let Some(run) = self.neighbors[index].runs.first().copied() {
@@ -62,7 +68,7 @@ impl Download {
             // A neighbor in whose queue we wait learns nothing from it; the others may be asked now.
             self.needs_fill |= match self.neighbors[index].serving {
                 Serving::Nothing => self.queued < self.config.queued_max,
-                Serving::Later { .. } => self.neighbors[index].runs.len() < self.config.runs_waiting,
+                Serving::Later { .. } => !self.has_enough_waiting(index),
                 Serving::Now { .. } => true,
             };
         }
@@ -74,7 +80,7 @@ impl Download {
         let neighbor = &self.neighbors[index];
         let common = neighbor.runs.iter().map(|run| run.piece).max_by_key(|piece| self.pieces.availability(*piece));
         if let Some(common) = common.filter(|piece| self.pieces.availability(*piece) > 1)
-            && neighbor.runs.len() >= self.config.runs_waiting
+            && self.has_enough_waiting(index)
         {
             self.drop_runs(index, common);
             self.cancels.push((self.neighbors[index].id, common));

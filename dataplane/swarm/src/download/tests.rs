@@ -161,6 +161,32 @@ fn parent_that_serves_us_takes_what_waits_elsewhere() {
     assert!(bench.download.neighbors[1].runs.iter().all(|run| !asked.contains(&run.piece.0)));
 }
 
+/// Runs asked of a parent that sends a block in 10 ms and of one in whose queue we wait, both so far away.
+fn runs_asked(round_trip: Duration) -> [usize; 2] {
+    let mut bench = Bench::new(100);
+    bench.records();
+    (0..2).for_each(|neighbor| bench.up(neighbor));
+    bench.have_all(0);
+    bench.have_all(1);
+    for neighbor in (0..2).map(NeighborId) {
+        bench.feed(DownloadInput::RoundTrip { neighbor, round_trip });
+    }
+    bench.granted(0);
+    for _ in 0..8 {
+        bench.now += Duration::from_millis(10);
+        let piece = bench.download.neighbors[0].runs[0].piece.0;
+        bench.block(0, piece, 0);
+        bench.stored(piece);
+    }
+    [0, 1].map(|neighbor| bench.download.neighbors[neighbor].runs.len())
+}
+
+#[test]
+fn parent_far_away_is_asked_for_more() {
+    assert_eq!(runs_asked(Duration::from_micros(200)), [5, 1], "50 ms of work, and one run to begin with");
+    assert_eq!(runs_asked(Duration::from_millis(30)), [17, 4], "and four round trips of work, one to begin with");
+}
+
 #[test]
 fn only_granted_requests_time_out_and_go_elsewhere() {
     let mut bench = Bench::new(20);
