@@ -18,14 +18,18 @@ mod links;
 mod network;
 mod origin;
 mod peer;
+mod plot;
 mod reader;
 mod report;
 mod scheduler;
+mod series;
 mod shell;
 mod world;
 
 pub use image::IMAGE_LAYERS;
+pub use plot::plot;
 pub use report::{Report, TaskReport};
+pub use series::{SAMPLES_MAX, Sample};
 
 use core::time::Duration;
 
@@ -168,7 +172,21 @@ impl Scenario {
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
     let began = std::time::Instant::now();
-    let mut report = world::World::new(scenario).run();
+    let mut report = world::World::new(scenario).run(None).0;
     report.wall_s = began.elapsed().as_secs_f64();
     report
+}
+
+/// The same, with at most [`SAMPLES_MAX`] samples of its course; `observe` sees them, and those that are thinned out
+/// later, while it runs.
+///
+/// # Panics
+/// As [`run`].
+#[must_use]
+pub fn run_observed(scenario: &Scenario, observe: &mut dyn FnMut(&Sample)) -> (Report, Vec<Sample>) {
+    let began = std::time::Instant::now();
+    let sampler = series::Sampler::new(scenario.bound(), observe);
+    let (mut report, samples) = world::World::new(scenario).run(Some(sampler));
+    report.wall_s = began.elapsed().as_secs_f64();
+    (report, samples)
 }

@@ -92,7 +92,7 @@ pub struct TaskReport {
 }
 
 /// A ratio of two amounts; 0 of nothing.
-fn ratio(part: u64, whole: u64) -> f64 {
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
     }

@@ -11,7 +11,9 @@ use crate::host::Host;
 use crate::network::Transmission;
 use crate::origin::Origin;
 use crate::peer::{Peer, PeerId};
+use crate::report::ratio;
 use crate::scheduler::Scheduler;
+use crate::series::{Sample, Sampler};
 use crate::{Report, Scenario};
 
 /// Every so many events all invariants of the host at hand are checked: they look at every piece.
@@ -211,13 +213,17 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(crate) fn run(mut self) -> Report {
+    /// Runs to the end; the samples are those of the sampler.
+    pub(crate) fn run(mut self, mut sampler: Option<Sampler<'_>>) -> (Report, Vec<Sample>) {
         let end = Instant::ZERO + self.scenario.time_max;
         while self.unfinished > 0 {
             let seed = self.scenario.seed;
             let entry =
                 self.clock.pop().unwrap_or_else(|| panic!("nothing more happens, seed {seed}: {}", self.state()));
             assert!(entry.at < end, "not done after {:?}, seed {seed}: {}", self.scenario.time_max, self.state());
+            if let Some(sampler) = sampler.as_mut().filter(|sampler| sampler.next_at <= entry.at) {
+                sampler.take(entry.at, &self.sample());
+            }
             if let Some(host) = entry.event.host() {
                 let host = &mut self.hosts[host as usize];
                 if entry.at < host.ready_at && entry.at != host.turn_at {
@@ -237,7 +243,30 @@ impl<'a> World<'a> {
             }
         }
         self.scheduler.assert_invariants();
-        Report::of(&self)
+        let samples = sampler.map(|sampler| sampler.end(self.sample())).unwrap_or_default();
+        (Report::of(&self), samples)
+    }
+
+    /// Where the run stands.
+    fn sample(&self) -> Sample {
+        let wanting = || self.hosts.iter().skip(self.scenario.seeds as usize);
+        let count = |is_counted: fn(&Host) -> bool| {
+            u32::try_from(wanting().filter(|host| is_counted(host)).count()).expect("hosts are counted in u32")
+        };
+        let is_living = |host: &u32| !self.hosts[*host as usize].is_dead;
+        let living: Vec<u32> = (self.scenario.seeds..self.scenario.hosts).filter(is_living).collect();
+        let of_living = living.iter().flat_map(|host| self.peers_of(*host));
+        let stored: u64 = of_living.map(|id| self.peer(id).download.progress().bytes_stored).sum();
+        let wanted = self.scenario.length().saturating_mul(living.len() as u64);
+        Sample {
+            at: self.clock.now().since(Instant::ZERO),
+            hosts_done: count(|host| host.done_at.is_some()),
+            hosts_dead: count(|host| host.is_dead && host.done_at.is_none()),
+            share: ratio(stored, wanted),
+            origin_bytes: self.origin.bytes,
+            peer_bytes: self.peers.iter().map(|peer| peer.download.progress().bytes_from_peers).sum(),
+            events: self.events,
+        }
     }
 
     fn step(&mut self, event: Event) {
