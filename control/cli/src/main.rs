@@ -42,6 +42,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Rm(arguments) => commands::inspect::remove(arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
+        Command::Sim(arguments) => commands::sim::run(&arguments),
         Command::BenchWorker(arguments) => commands::bench::worker(&arguments),
     }
 }

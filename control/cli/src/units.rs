@@ -28,7 +28,7 @@ pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A duration: `30s`, `500ms`, `5m`, `2h`, `1h30m`; a bare number is seconds.
+/// A duration: `30s`, `500ms`, `200us`, `5m`, `2h`, `1h30m`; a bare number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() {
         return Err("a duration is missing, such as 30s".to_owned());
@@ -41,12 +41,13 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         let letters = after.find(is_number).unwrap_or(after.len());
         let (unit, after) = after.split_at(letters);
         let seconds = match unit {
+            "us" => 0.000_001,
             "ms" => 0.001,
             "s" | "" => 1.0,
             "m" | "min" => 60.0,
             "h" => 3600.0,
             "d" => 86400.0,
-            _ => return Err(unknown_unit(text, unit, "ms, s, m, h, d")),
+            _ => return Err(unknown_unit(text, unit, "us, ms, s, m, h, d")),
         };
         let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a duration such as 30s or 1h30m"))?;
         let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("`{text}` is too long"))?;
@@ -54,6 +55,25 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         rest = after;
     }
     Ok(total)
+}
+
+/// A part of a whole: `5%` or `0.05`.
+pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 100.0),
+        None => (text, 1.0),
+    };
+    let share = match number.parse::<f64>() {
+        Ok(number) if number.is_finite() => number / scale,
+        _ => return Err(format!("`{text}` is not a share such as 5% or 0.05")),
+    };
+    match share {
+        0.0..=1.0 => Ok(share),
+        _ if scale == 1.0 && (0.0..=100.0).contains(&share) => {
+            Err(format!("`{text}` is more than all; write {text}% for percent"))
+        }
+        _ => Err(format!("`{text}` is not between 0% and 100%")),
+    }
 }
 
 /// Bytes for people: `12.3 MiB`.
@@ -201,6 +221,17 @@ mod tests {
         }
         for text in ["", "s", "-1s", "3 weeks", "1y", "1..2s", "99999999999999999999999d"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percent_or_fractions() {
+        for (text, share) in [("0", 0.0), ("5%", 0.05), ("0.05", 0.05), ("100%", 1.0), ("1", 1.0), ("2.5 %", 0.025)] {
+            assert_eq!(parse_share(text), Ok(share), "{text}");
+        }
+        assert!(parse_share("5").unwrap_err().contains("5%"));
+        for text in ["", "%", "-1%", "101%", "200", "many", "NaN", "inf%"] {
+            assert!(parse_share(text).is_err(), "{text}");
         }
     }
 

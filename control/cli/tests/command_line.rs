@@ -32,6 +32,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "agent",
         "scheduler",
         "bench",
+        "sim",
         "Exit codes",
         "7 agent unreachable",
         "256MiB",
@@ -91,6 +92,75 @@ fn no_agent_at_the_socket_is_exit_seven_with_advice() {
     assert_eq!(output.status.code(), Some(7), "a socket that was named is not silently done without");
     let left: Vec<_> = std::fs::read_dir(directory.path()).expect("the directory").collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+const ROLLOUT: [&str; 9] =
+    ["sim", "--hosts", "5", "--size", "4MiB", "--host-rate", "1Gbit", "--origin-rate", "1Gbit/s"];
+
+#[test]
+fn sim_prints_its_figures_for_people_and_for_scripts() {
+    let output = hawker(&ROLLOUT);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    for word in ["makespan", "p50", "p99", "lower bound", "makespan_ratio", "origin_ratio", "waste", "scheduler"] {
+        assert!(shown.contains(word), "{word} is missing:\n{shown}");
+    }
+    let json = |seed: &str| -> serde_json::Value {
+        let output = hawker(&[&ROLLOUT[..], &["--json", "--churn", "20%", "--seed", seed]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    };
+    let report = json("7");
+    let keys = "hosts pieces seed makespan_s p50_s p99_s bound_s makespan_ratio p99_ratio origin_ratio waste failed_hosts \
+                scheduler_messages_per_host scheduler_cpu_s events wall_s";
+    for key in keys.split_whitespace() {
+        assert!(report[key].is_number(), "{key}: {report}");
+    }
+    assert_eq!((&report["hosts"], &report["seed"], &report["failed_hosts"]), (&5.into(), &7.into(), &0.into()));
+    assert_eq!(report["makespan_s"], json("7")["makespan_s"], "one seed is one course of events");
+}
+
+#[test]
+fn sim_refuses_what_cannot_be() {
+    let more = |words: &[&'static str]| [&ROLLOUT[..], words].concat();
+    let impossible = [
+        vec!["sim"],
+        vec!["sim", "--hosts", "5"],
+        vec!["sim", "--hosts", "0", "--size", "1MiB", "--host-rate", "1Gbit", "--origin-rate", "1Gbit"],
+        vec!["sim", "--hosts", "1", "--size", "0", "--host-rate", "1Gbit", "--origin-rate", "1Gbit"],
+        vec!["sim", "--hosts", "1", "--size", "1MiB", "--host-rate", "0", "--origin-rate", "1Gbit"],
+        more(&["--churn", "100%"]),
+        more(&["--slow", "5"]),
+        more(&["--slow", "-5%"]),
+        more(&["--seeds", "3"]),
+        vec!["sim", "--seeds", "0"],
+    ];
+    for arguments in impossible {
+        let output = hawker(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(!stderr(&output).is_empty(), "{arguments:?}");
+    }
+    let output = hawker(&more(&["--plot", "/nowhere/at/all.svg"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/nowhere/at/all.svg"), "{}", stderr(&output));
+}
+
+#[test]
+fn sim_draws_what_it_simulated() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("rollout.svg");
+    std::fs::write(&file, "x".repeat(1 << 20)).expect("room");
+    let output = hawker(&[&ROLLOUT[..], &["--plot", text(&file)]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let svg = std::fs::read_to_string(&file).expect("the plot");
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "the older file is replaced whole");
+}
+
+#[test]
+fn sim_of_many_small_swarms_ends_well() {
+    let output = hawker(&["sim", "--seeds", "3", "--seed", "40"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("seeds 40 to 42"));
 }
 
 fn text(path: &Path) -> &str {

@@ -6,6 +6,7 @@ mod demo;
 mod get;
 mod inspect;
 mod node;
+mod sim;
 
 use clap::{Parser, Subcommand};
 
@@ -14,6 +15,7 @@ pub(crate) use demo::DemoArguments;
 pub(crate) use get::GetArguments;
 pub(crate) use inspect::{ListArguments, RemoveArguments, StatArguments, StatusArguments};
 pub(crate) use node::{AgentArguments, SchedulerArguments, UpArguments};
+pub(crate) use sim::{RolloutArguments, SimArguments};
 
 const ABOUT: &str = "\
 Hawker moves files, container images and model weights to many Linux hosts at once. An agent on every host pulls pieces \
@@ -67,6 +69,7 @@ pub(crate) enum Command {
     Rm(RemoveArguments),
     Demo(DemoArguments),
     Bench(BenchArguments),
+    Sim(SimArguments),
     #[command(name = hawker_bench::WORKER_COMMAND, hide = true)]
     BenchWorker(BenchWorkerArguments),
 }

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod get;
 pub(crate) mod inspect;
 pub(crate) mod node;
+pub(crate) mod sim;
 
 /// Prints one JSON object. Nobody reading any more is no failure of the command.
 pub(crate) fn print_json(report: &impl serde::Serialize) {
