@@ -14,9 +14,12 @@ impl Scenario {
         let mut draws = Draws::new(seed);
         let mut draw = |from: u64, to: u64| from + draws.below(to - from);
         let hosts = u32::try_from(draw(1, 17)).expect("small");
-        let length = draw(0, 24 * MIB) + 1;
+        // One file, or a few layers of very different sizes.
+        let tasks = if draw(0, 3) == 0 { draw(2, 6) } else { 1 };
+        let layers: Vec<u64> = (0..tasks).map(|_| (draw(0, 24 * MIB) >> (3 * draw(0, tasks))) + 1).collect();
         let rate = [1, 4, 20, 125][usize::try_from(draw(0, 4)).expect("small")] * 1_000_000;
-        let equal = Self { seed, ..Self::equal_hosts(hosts, length, rate) };
+        let command = format!("hawker sim --seeds 1 --seed {seed}");
+        let equal = Self { seed, command: Some(command), ..Self::image(hosts, &layers, rate) };
         let around = equal.bound().max(Duration::from_millis(100));
         let mut part = |one_in: u64, most: Duration| match draw(0, one_in) {
             0 => most * u32::try_from(draw(0, 1 << 10)).expect("small") / (1 << 10),

@@ -24,6 +24,7 @@ mod report;
 mod scheduler;
 mod series;
 mod shell;
+mod table;
 mod world;
 
 pub use image::IMAGE_LAYERS;
@@ -52,6 +53,9 @@ pub struct Scenario {
     pub down_bytes_per_s: u64,
     /// One way, between any two hosts, and to the origin and the scheduler.
     pub latency: Duration,
+    /// How long an announcement waits on a link that carries a block; it leaves at once on any other. Agents let a
+    /// socket hold 128 KiB that are not on the wire, 1 ms at 1 Gbit/s; zero models a link on which it overtakes them.
+    pub have_delay: Duration,
     /// A host handles what reached it only every so often: up to this late (uniformly drawn). Models process
     /// scheduling; zero for none.
     pub noise: Duration,
@@ -85,6 +89,8 @@ pub struct Scenario {
     pub upload: UploadConfig,
     /// Every draw of the run.
     pub seed: u64,
+    /// The command that repeats the run: printed when it fails. `None`: the scenario itself is printed.
+    pub command: Option<String>,
     /// A run that takes longer in virtual time has failed.
     pub time_max: Duration,
 }
@@ -112,6 +118,7 @@ impl Scenario {
             up_bytes_per_s: bytes_per_s,
             down_bytes_per_s: bytes_per_s,
             latency: Duration::from_micros(100),
+            have_delay: Duration::ZERO,
             noise: Duration::ZERO,
             origin_bytes_per_s: bytes_per_s,
             slots: 2,
@@ -128,6 +135,7 @@ impl Scenario {
             download: DownloadConfig::default(),
             upload: UploadConfig::default(),
             seed: 1,
+            command: None,
             time_max: Duration::from_secs(3600),
         }
     }
@@ -164,14 +172,29 @@ impl Scenario {
     }
 }
 
+/// Says how to repeat a run that fails, wherever in it.
+struct OnFailure<'a>(&'a Scenario);
+
+impl Drop for OnFailure<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            match &self.0.command {
+                Some(command) => eprintln!("repeat it with: {command}"),
+                None => eprintln!("the run that failed: {:?}", self.0),
+            }
+        }
+    }
+}
+
 /// Runs the scenario to its end.
 ///
 /// # Panics
-/// When a machine breaks an invariant, a byte is accepted twice, or the run does not end within `time_max`; the
-/// message holds the seed.
+/// When a machine breaks an invariant, a byte is accepted twice, or the run does not end within `time_max`; how to
+/// repeat the run is printed.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
     let began = std::time::Instant::now();
+    let _guard = OnFailure(scenario);
     let mut report = world::World::new(scenario).run(None).0;
     report.wall_s = began.elapsed().as_secs_f64();
     report
@@ -185,6 +208,7 @@ pub fn run(scenario: &Scenario) -> Report {
 #[must_use]
 pub fn run_observed(scenario: &Scenario, observe: &mut dyn FnMut(&Sample)) -> (Report, Vec<Sample>) {
     let began = std::time::Instant::now();
+    let _guard = OnFailure(scenario);
     let sampler = series::Sampler::new(scenario.bound(), observe);
     let (mut report, samples) = world::World::new(scenario).run(Some(sampler));
     report.wall_s = began.elapsed().as_secs_f64();

@@ -21,12 +21,13 @@ pub(crate) struct Transmission {
 pub(crate) struct Uplink {
     bytes_per_s: u64,
     queue: VecDeque<Transmission>,
-    is_busy: bool,
+    /// To whom it sends now.
+    sending_to: Option<u32>,
 }
 
 impl Uplink {
     pub(crate) const fn new(bytes_per_s: u64) -> Self {
-        Self { bytes_per_s, queue: VecDeque::new(), is_busy: false }
+        Self { bytes_per_s, queue: VecDeque::new(), sending_to: None }
     }
 
     pub(crate) fn push(&mut self, transmission: Transmission) {
@@ -35,11 +36,11 @@ impl Uplink {
 
     /// The transmission that starts now, with the time it takes.
     pub(crate) fn start(&mut self) -> Option<(Transmission, Duration)> {
-        if self.is_busy {
+        if self.sending_to.is_some() {
             return None;
         }
         let transmission = self.queue.pop_front()?;
-        self.is_busy = true;
+        self.sending_to = Some(transmission.to.host);
         Some((transmission, time_of(transmission.bytes, self.bytes_per_s)))
     }
 
@@ -48,8 +49,13 @@ impl Uplink {
         self.queue.iter().map(|transmission| transmission.to.host)
     }
 
+    /// Whether a block for `host` is on the wire or waits for it.
+    pub(crate) fn is_sending_to(&self, host: u32) -> bool {
+        self.sending_to == Some(host) || self.queue.iter().any(|transmission| transmission.to.host == host)
+    }
+
     pub(crate) const fn finish(&mut self) {
-        self.is_busy = false;
+        self.sending_to = None;
     }
 
     /// Drops what was handed over for `to` and has not started.

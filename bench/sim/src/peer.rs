@@ -26,8 +26,6 @@ pub(crate) struct Peer {
     pub(crate) parents: BTreeMap<u32, bool>,
     /// Hosts that opened the task on their link with it.
     pub(crate) children: Vec<u32>,
-    /// Pieces whose record it has seen.
-    pub(crate) recorded: PieceMap,
     blocks: Blocks,
     pub(crate) reader: Reader,
     /// A wake-up already among the events.
@@ -46,10 +44,10 @@ struct Blocks {
 impl Peer {
     pub(crate) fn new(scenario: &Scenario, id: PeerId, seed: u64, start: Instant) -> Self {
         let geometry = scenario.tasks[usize::from(id.task)];
-        let empty = PieceMap::empty(geometry.piece_count());
         let words = usize::try_from(geometry.block_count_total().div_ceil(64)).expect("fits the memory");
         let is_seed = id.host < scenario.seeds;
-        let have = if is_seed { PieceMap::full(geometry.piece_count()) } else { empty.clone() };
+        let have =
+            if is_seed { PieceMap::full(geometry.piece_count()) } else { PieceMap::empty(geometry.piece_count()) };
         Self {
             geometry,
             download: Download::new(scenario.download, geometry, have, seed, start),
@@ -57,7 +55,6 @@ impl Peer {
             is_ready: is_seed,
             parents: BTreeMap::new(),
             children: Vec::new(),
-            recorded: empty,
             blocks: Blocks { geometry, words: vec![if is_seed { u64::MAX } else { 0 }; words] },
             reader: Reader::new(start),
             wake: None,
@@ -73,7 +70,7 @@ impl Peer {
         self.is_ready = true;
     }
 
-    /// Writes a block; whether its piece is whole now.
+    /// Writes a block, and lets the reader come on; whether its piece is whole now.
     ///
     /// # Panics
     /// When the block is there already: a machine accepted a byte twice.

@@ -42,6 +42,10 @@ pub struct Report {
     pub reader_wait_ratio: f64,
     /// Bytes received though they were there already, over all bytes received.
     pub waste: f64,
+    /// The wait of `reader_wait_ratio`, over all hosts that live.
+    pub reader_wait_s: f64,
+    /// On 99 of 100 hosts that live nobody waited longer.
+    pub reader_wait_p99_s: f64,
     /// Hosts that live and do not have all of the task. A run does not end before it is zero.
     pub failed_hosts: u32,
     /// To and from the scheduler.
@@ -117,8 +121,6 @@ impl Report {
         let (p50, p99) = (times.nth(50), times.nth(99));
         let bound = scenario.bound();
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let readers = world.peers.iter().map(|peer| peer.reader.longest_wait());
-        let reader_wait = readers.max().unwrap_or_default();
         let sum = |figure: fn(&Progress) -> u64| {
             world.peers.iter().map(|peer| figure(&peer.download.progress())).sum::<u64>()
         };
@@ -130,6 +132,9 @@ impl Report {
             u32::try_from(wanting().filter(|host| is_counted(host)).count()).unwrap_or(u32::MAX)
         };
         let length = scenario.length();
+        let longest = |host: u32| world.peers_of(host).map(|peer| world.peer(peer).reader.longest_wait()).max();
+        let lives = |host: &u32| !world.hosts[*host as usize].is_dead;
+        let waits = Times::of((scenario.seeds..scenario.hosts).filter(lives).filter_map(longest));
         Self {
             hosts: scenario.hosts.saturating_sub(scenario.seeds),
             pieces: scenario.piece_count(),
@@ -141,8 +146,10 @@ impl Report {
             makespan_ratio: ratio(nanos(makespan), nanos(bound)),
             p99_ratio: ratio(nanos(p99), nanos(bound)),
             origin_ratio: ratio(world.origin.bytes, length),
-            reader_wait_ratio: ratio(nanos(reader_wait), nanos(bound)),
+            reader_wait_ratio: ratio(nanos(waits.nth(100)), nanos(bound)),
             waste: ratio(wasted, taken + wasted),
+            reader_wait_s: waits.nth(100).as_secs_f64(),
+            reader_wait_p99_s: waits.nth(99).as_secs_f64(),
             failed_hosts: count(|host| !host.is_dead && host.done_at.is_none()),
             scheduler_messages_per_host: ratio(world.scheduler.messages, u64::from(scenario.hosts)),
             scheduler_cpu_s: world.scheduler.cpu.as_secs_f64(),

@@ -14,6 +14,7 @@ use crate::peer::{Peer, PeerId};
 use crate::report::ratio;
 use crate::scheduler::Scheduler;
 use crate::series::{Sample, Sampler};
+use crate::table::PieceTable;
 use crate::{Report, Scenario};
 
 /// Every so many events all invariants of the host at hand are checked: they look at every piece.
@@ -27,6 +28,10 @@ pub(crate) struct World<'a> {
     /// Host by host.
     pub(crate) peers: Vec<Peer>,
     task_count: u16,
+    /// Pieces that each peer has.
+    pub(crate) stored: PieceTable,
+    /// Pieces whose record each peer has seen.
+    pub(crate) recorded: PieceTable,
     pub(crate) origin: Origin,
     pub(crate) is_origin_busy: bool,
     pub(crate) scheduler: Scheduler,
@@ -56,9 +61,15 @@ pub(crate) enum Event {
         from: u32,
         message: Message,
     },
-    /// An announcement reached all neighbors of its host.
+    /// An announcement reached the neighbors of its host whose links were idle.
     Announce {
         peer: PeerId,
+        piece: PieceIndex,
+    },
+    /// It reached one whose link was not.
+    Have {
+        to: PeerId,
+        from: u32,
         piece: PieceIndex,
     },
     /// A block reached the host.
@@ -200,6 +211,8 @@ impl<'a> World<'a> {
             hosts,
             peers,
             task_count,
+            stored: PieceTable::new(scenario.hosts, &scenario.tasks),
+            recorded: PieceTable::new(scenario.hosts, &scenario.tasks),
             origin: Origin::new(scenario.tasks.clone()),
             is_origin_busy: false,
             scheduler,
@@ -275,6 +288,7 @@ impl<'a> World<'a> {
             Event::Die { host } => self.die(host),
             Event::Message { to, from, message } => self.message(to, from, message),
             Event::Announce { peer, piece } => self.announce(peer, piece),
+            Event::Have { to, from, piece } => self.tell(to, from, piece),
             Event::Arriving { to, from } => {
                 for peer in self.peers_of(to) {
                     self.download(peer, DownloadInput::Arriving { neighbor: NeighborId(from) });
@@ -371,7 +385,7 @@ impl<'a> World<'a> {
         let is_whole = is_wanted && !peer.has_block(piece, block) && peer.write(now, piece, block);
         self.download(to, DownloadInput::BlockIn { neighbor: NeighborId(from), piece, block });
         if is_whole {
-            self.download(to, DownloadInput::PieceStored { piece });
+            self.store(to, piece);
         }
     }
 
@@ -384,13 +398,18 @@ impl<'a> World<'a> {
         self.hosts[at.host as usize].control.note_progress(lease, part.end());
         self.download(at, DownloadInput::OriginProgress { lease, upto: part.end() });
         if is_whole {
-            self.download(at, DownloadInput::PieceStored { piece });
+            self.store(at, piece);
         }
         if get.upto == get.range.end() {
             self.lease_over(at.host, lease);
             self.download(at, DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
         }
         self.serve_origin();
+    }
+
+    fn store(&mut self, at: PeerId, piece: PieceIndex) {
+        self.stored.insert(at, piece);
+        self.download(at, DownloadInput::PieceStored { piece });
     }
 
     /// The parts of one host in all tasks.

@@ -28,7 +28,10 @@ fn lone_host_fetches_everything_once_in_parallel_ranges() {
 #[test]
 fn two_hosts_share_one_copy() {
     // 1.04: the patience of 2 ms and the last pieces.
-    simulate(&Scenario::equal_hosts(2, 16 * MIB, GBIT), 1.10, 1.0);
+    let report = simulate(&Scenario::equal_hosts(2, 16 * MIB, GBIT), 1.10, 1.0);
+    // A reader waits for the first byte, if for nothing else, and never longer than the whole run.
+    assert!(report.reader_wait_s > 0.0 && report.reader_wait_s <= report.makespan_s, "{report}");
+    assert!(report.reader_wait_p99_s <= report.reader_wait_s, "{report}");
 }
 
 #[test]
@@ -178,6 +181,7 @@ fn deaths_and_a_new_scheduler_harm_no_layer() {
 fn report_has_the_keys_that_tools_read() {
     let json = serde_json::to_value(run(&Scenario::equal_hosts(3, 4 * MIB, GBIT))).unwrap();
     let keys = "hosts pieces seed makespan_s p50_s p99_s bound_s makespan_ratio p99_ratio origin_ratio waste failed_hosts \
+                reader_wait_s reader_wait_p99_s reader_wait_ratio \
                 scheduler_messages_per_host scheduler_cpu_s events wall_s";
     for key in keys.split_whitespace() {
         assert!(json[key].is_number(), "{key}: {json}");

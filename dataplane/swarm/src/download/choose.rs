@@ -132,7 +132,7 @@ impl Download {
         let neighbor = &self.neighbors[index];
         let mut worst: Option<(usize, PieceIndex, Duration)> = None;
         for (other, from) in self.neighbors.iter().enumerate() {
-            if other == index || !from.is_serving() {
+            if other == index || !self.engaged[other] || !from.is_serving() {
                 continue;
             }
             for (at, run) in from.runs.iter().enumerate().rev() {
@@ -163,8 +163,7 @@ impl Download {
             }
             let here = self.neighbors[index].eta_of_more(0, self.service, &self.config);
             let there = self
-                .neighbors
-                .iter()
+                .at_work()
                 .filter(|other| other.is_serving() && other.asked(run.piece) & contested != 0)
                 .filter_map(|other| {
                     let last = other.runs.iter().rposition(|theirs| theirs.piece == run.piece)?;
@@ -186,7 +185,10 @@ impl Download {
     /// Takes blocks back from the neighbors that are sending them.
     fn take_back(&mut self, piece: PieceIndex, blocks: u64) {
         for index in 0..self.neighbors.len() {
-            if self.neighbors[index].is_serving() && self.neighbors[index].asked(piece) & blocks != 0 {
+            if self.engaged[index]
+                && self.neighbors[index].is_serving()
+                && self.neighbors[index].asked(piece) & blocks != 0
+            {
                 self.drop_runs(index, piece);
                 self.cancels.push((self.neighbors[index].id, piece));
             }

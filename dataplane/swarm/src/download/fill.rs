@@ -13,6 +13,9 @@ impl Download {
     pub(super) fn fill(&mut self) {
         self.needs_fill = false;
         for index in 0..self.neighbors.len() {
+            if !self.engaged[index] {
+                continue;
+            }
             match self.neighbors[index].serving {
                 Serving::Nothing => {}
                 Serving::Later { .. } => self.keep_place(index),
@@ -24,7 +27,9 @@ impl Download {
         }
         self.send_cancels();
         for index in 0..self.neighbors.len() {
-            self.settle(index);
+            if self.engaged[index] {
+                self.settle(index);
+            }
         }
         while self.queued < self.config.queued_max && !self.is_served_enough() {
             let Some(index) = self.random_idle_neighbor() else { break };
@@ -40,7 +45,7 @@ impl Download {
     /// Whether more parents would only take slots from others. As many as a parent serves children are enough, when
     /// all wires are equal; a slow parent does not count, and while slots are granted at once nobody else waits for
     /// them.
-    fn is_served_enough(&self) -> bool {
+    pub(super) fn is_served_enough(&self) -> bool {
         let enough = match self.idle_slots.is_common() {
             true => self.config.granted_max,
             false => self.config.granted_enough,
@@ -56,13 +61,13 @@ impl Download {
             }
             _ => false,
         };
-        self.granted >= self.config.granted_max || self.neighbors.iter().filter(counts).count() >= enough
+        self.granted >= self.config.granted_max || self.at_work().filter(counts).count() >= enough
     }
 
     /// Others need the slots more than a host that is served by enough.
     fn leave_queues(&mut self) {
         for index in 0..self.neighbors.len() {
-            if self.neighbors[index].is_waited_for() {
+            if self.engaged[index] && self.neighbors[index].is_waited_for() {
                 while let Some(run) = self.neighbors[index].runs.first().copied() {
                     self.drop_runs(index, run.piece);
                     self.cancels.push((self.neighbors[index].id, run.piece));

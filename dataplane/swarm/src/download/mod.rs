@@ -37,6 +37,11 @@ pub struct Download {
     pieces: Pieces,
     /// Sorted by id.
     neighbors: Vec<Neighbor>,
+    /// Their ids once more: every message is a search among them, which the neighbors themselves, a few cache lines
+    /// each, would make slow.
+    ids: Vec<NeighborId>,
+    /// Whether something is asked of each, for the same reason: of dozens only a few are at work.
+    engaged: Vec<bool>,
     origin: Origin,
     rng: Rng,
     now: Instant,
@@ -81,6 +86,8 @@ impl Download {
             pieces: Pieces::new(geometry, &have, config.active_pieces_max),
             config,
             neighbors: Vec::new(),
+            ids: Vec::new(),
+            engaged: Vec::new(),
             origin,
             rng,
             now,
@@ -196,7 +203,10 @@ impl Download {
     /// On a bug of this crate.
     pub fn assert_invariants(&self) {
         self.pieces.assert_invariants();
-        assert!(self.neighbors.is_sorted_by_key(|neighbor| neighbor.id));
+        assert!(self.ids.is_sorted());
+        assert!(self.neighbors.iter().map(|neighbor| neighbor.id).eq(self.ids.iter().copied()));
+        let engaged = self.neighbors.iter().map(|neighbor| neighbor.serving != Serving::Nothing);
+        assert!(engaged.eq(self.engaged.iter().copied()));
         assert!(self.neighbors.len() <= self.config.neighbors_max);
         assert_eq!(self.granted, self.neighbors.iter().filter(|neighbor| neighbor.is_serving()).count());
         assert_eq!(self.queued, self.neighbors.iter().filter(|neighbor| neighbor.is_queue_place()).count());
@@ -229,7 +239,12 @@ impl Download {
     }
 
     fn find(&self, id: NeighborId) -> Option<usize> {
-        self.neighbors.binary_search_by_key(&id, |neighbor| neighbor.id).ok()
+        self.ids.binary_search(&id).ok()
+    }
+
+    /// Neighbors of which something is asked.
+    fn at_work(&self) -> impl Iterator<Item = &Neighbor> {
+        self.neighbors.iter().zip(&self.engaged).filter(|(_, is_engaged)| **is_engaged).map(|(neighbor, _)| neighbor)
     }
 
     fn wake(&mut self, at: Instant) {

@@ -17,8 +17,10 @@ impl Download {
         if self.neighbors.len() >= self.config.neighbors_max {
             return;
         }
-        if let Err(index) = self.neighbors.binary_search_by_key(&id, |neighbor| neighbor.id) {
+        if let Err(index) = self.ids.binary_search(&id) {
             let piece_count = self.pieces.geometry().piece_count();
+            self.ids.insert(index, id);
+            self.engaged.insert(index, false);
             self.neighbors.insert(index, Neighbor::new(id, round_trip, piece_count));
         }
     }
@@ -36,6 +38,8 @@ impl Download {
         }
         self.settle(index);
         let neighbor = self.neighbors.remove(index);
+        self.ids.remove(index);
+        self.engaged.remove(index);
         for piece in neighbor.have.iter() {
             self.pieces.count(piece, false);
         }
@@ -252,6 +256,7 @@ impl Download {
         let neighbor = &mut self.neighbors[index];
         let (was_granted, was_queued) = (neighbor.is_serving(), neighbor.is_queue_place());
         neighbor.serving = serving;
+        self.engaged[index] = serving != Serving::Nothing;
         self.granted = self.granted + usize::from(neighbor.is_serving()) - usize::from(was_granted);
         self.queued = self.queued + usize::from(neighbor.is_queue_place()) - usize::from(was_queued);
         let at = match serving {
@@ -320,7 +325,7 @@ impl Download {
             return;
         }
         for index in 0..self.neighbors.len() {
-            if self.neighbors[index].asked(piece) & blocks != 0 {
+            if self.engaged[index] && self.neighbors[index].asked(piece) & blocks != 0 {
                 self.drop_runs(index, piece);
                 self.cancels.push((self.neighbors[index].id, piece));
                 self.needs_fill = true;
@@ -334,7 +339,10 @@ impl Download {
             return;
         }
         for index in 0..self.neighbors.len() {
-            if !self.neighbors[index].is_serving() && self.neighbors[index].asked(piece) & blocks != 0 {
+            if !self.engaged[index] || self.neighbors[index].is_serving() {
+                continue;
+            }
+            if self.neighbors[index].asked(piece) & blocks != 0 {
                 self.drop_runs(index, piece);
                 self.cancels.push((self.neighbors[index].id, piece));
                 self.needs_fill = true;
