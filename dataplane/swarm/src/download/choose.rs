@@ -8,14 +8,21 @@ use super::Download;
 use super::pieces::Active;
 use crate::bits::ones;
 
+/// Of the choices for the reader, one in this many may be a piece that only one neighbor has: if all hosts asked a lone
+/// source for what they read next, it would send the same to all of them. Simulated, 8 hosts beside a full one at
+/// 25 Gbit/s: makespan_ratio 1.29, with 2 1.43, with 1 1.81.
+const SOLE_ONE_IN: u32 = 4;
+
 impl Download {
     /// The next run of blocks to ask of a neighbor: one in a few for the reader, then what was begun, then the rarest
     /// piece of the window, then what only waits elsewhere, and at last what somebody else takes too long to send.
     pub(super) fn choose(&mut self, index: usize) -> Option<(PieceIndex, u64)> {
         let is_for_reader = self.rng.below(self.config.reader_one_in) == 0;
+        let is_for_sole = is_for_reader && self.rng.below(SOLE_ONE_IN) == 0;
         let piece = is_for_reader
             .then(|| self.next_for_reader(index))
             .flatten()
+            .filter(|piece| is_for_sole || self.pieces.availability(*piece) > 1)
             .or_else(|| self.begun(index, false))
             .or_else(|| self.rarest(index))
             .or_else(|| self.begun(index, true));

@@ -123,13 +123,16 @@ fn rarest_piece_is_asked_for_first() {
     assert_eq!(asked, BTreeSet::from([17, 23]));
 }
 
-#[test]
-fn one_request_in_two_is_the_next_piece_of_the_reader() {
+/// Of 400 requests to one neighbor those for the next piece of the reader, when so many neighbors have everything.
+fn requests_for_reader(holders: u32) -> u32 {
     let mut bench = Bench::new(1000);
-    bench.up(0);
+    (0..holders).for_each(|neighbor| bench.up(neighbor));
+    for neighbor in &mut bench.download.neighbors[1..] {
+        neighbor.rest_until = bench.now + Duration::from_secs(60);
+    }
     bench.records();
     bench.feed(DownloadInput::Reader { piece: PieceIndex(100) });
-    bench.have_all(0);
+    (0..holders).rev().for_each(|neighbor| drop(bench.have_all(neighbor)));
     let mut next: Vec<u32> = requested(&bench.granted(0), 0);
     let mut for_reader = 0;
     for _ in 0..400 {
@@ -141,7 +144,19 @@ fn one_request_in_two_is_the_next_piece_of_the_reader() {
         bench.stored(first);
         for_reader += u32::from(next.contains(&expected.0));
     }
+    for_reader
+}
+
+#[test]
+fn one_request_in_two_is_the_next_piece_of_the_reader() {
+    let for_reader = requests_for_reader(2);
     assert!((160..=240).contains(&for_reader), "{for_reader} of 400");
+}
+
+#[test]
+fn lone_holder_is_seldom_asked_for_what_all_read_next() {
+    let for_reader = requests_for_reader(1);
+    assert!((30..=70).contains(&for_reader), "{for_reader} of 400, one in eight");
 }
 
 #[test]
