@@ -105,7 +105,7 @@ impl World<'_> {
             id,
             key: control.key.public(),
             address: SocketAddr::new(ip, 7000),
-            labels: Vec::new(),
+            labels: self.borders.zone_of(host).map(|zone| ("zone".to_owned(), zone.to_string())).into_iter().collect(),
             is_seed: false,
             link_bytes_per_s,
         };
@@ -188,7 +188,7 @@ impl World<'_> {
                 assert_eq!(task_of(task), task_of_want(want), "the task that was wanted");
                 assert_eq!(geometry, self.peer(peer(task)).geometry, "the form that the resolver learned");
                 self.begin(peer(task));
-                self.link_with(peer(task), neighbors.iter().map(|neighbor| neighbor.id));
+                self.link_with(peer(task), &neighbors);
             }
             // One round trip to the head of the origin's answer.
             ToHost::Resolve { want, upto, .. } => {
@@ -204,8 +204,9 @@ impl World<'_> {
                 for id in remove {
                     self.unlink(peer(task), id);
                 }
-                self.link_with(peer(task), add.iter().map(|neighbor| neighbor.id));
+                self.link_with(peer(task), &add);
             }
+            ToHost::Imports { task, stripes } => self.download(peer(task), DownloadInput::Imports { stripes }),
             ToHost::Lease { lease, valid } => {
                 let lease_id = LeaseId(lease.lease.serial);
                 self.clock.push(now + valid, Event::LeaseExpired { host, lease: lease_id });

@@ -3,10 +3,10 @@
 use core::time::Duration;
 
 use crate::clock::Draws;
-use crate::{MIB, Scenario};
+use crate::{MIB, Scenario, Zones};
 
 impl Scenario {
-    /// A swarm of a few hosts with whatever can go wrong: deaths, seen or silent, a scheduler that goes away, late
+    /// A swarm of a few hosts with whatever can go wrong: deaths, seen or silent, a scheduler that goes away, zones, late
     /// and slow hosts, hosts that run rarely. At least one host lives. One seed is one scenario: a failure is repeated
     /// by it.
     #[must_use]
@@ -38,6 +38,12 @@ impl Scenario {
         let slow_hosts = if draw(0, 3) == 0 { few(draw(0, u64::from(hosts) + 1)) } else { 0 };
         let scheduler_away = (draw(0, 3) == 0).then_some((away_from, away_until));
         let origin_bytes_per_s = rate * draw(1, 9) / 4;
+        // Zones of very different sizes, hosts in none, and borders from a fourth of one host's wire to two of them.
+        let zones = if draw(0, 3) == 0 { draw(1, 5) } else { 0 };
+        let sizes: Vec<u32> = (0..zones).map(|_| few(draw(0, 1 + u64::from(hosts)))).collect();
+        let border_bytes_per_s = rate * draw(1, 9) / 4;
+        let border_latency = Duration::from_micros(draw(0, 20_000));
+        let zones = Zones { sizes, border_bytes_per_s, latency: border_latency };
         Self {
             noise,
             start_spread,
@@ -49,6 +55,7 @@ impl Scenario {
             slow_hosts,
             slow_factor: 1 + draw(0, 4),
             scheduler_away,
+            zones,
             origin_bytes_per_s,
             time_max: around * 50 + Duration::from_secs(120),
             ..equal

@@ -26,11 +26,13 @@ mod series;
 mod shell;
 mod table;
 mod world;
+mod zones;
 
 pub use image::IMAGE_LAYERS;
 pub use plot::plot;
 pub use report::{Report, TaskReport};
 pub use series::{SAMPLES_MAX, Sample};
+pub use zones::Zones;
 
 use core::time::Duration;
 
@@ -61,6 +63,8 @@ pub struct Scenario {
     pub noise: Duration,
     /// The origin's uplink in bytes per second.
     pub origin_bytes_per_s: u64,
+    /// Where hosts are, and what crosses from one zone into another.
+    pub zones: Zones,
     /// Upload slots of a host.
     pub slots: u32,
     /// Hosts, counted from the first, that have all tasks from the start.
@@ -121,6 +125,7 @@ impl Scenario {
             have_delay: Duration::ZERO,
             noise: Duration::ZERO,
             origin_bytes_per_s: bytes_per_s,
+            zones: Zones::default(),
             slots: 2,
             seeds: 0,
             slow_hosts: 0,
@@ -152,8 +157,8 @@ impl Scenario {
         self.tasks.iter().map(|geometry| geometry.piece_count()).sum()
     }
 
-    /// The time below which no swarm can be: that of one copy at the slowest wire it must pass, or of all copies over
-    /// all uplinks together.
+    /// The time below which no swarm can be: that of one copy at the slowest wire it must pass (a zone's border too: it
+    /// is taken that no zone has the task from the start), or of all copies over all uplinks together.
     #[must_use]
     pub fn bound(&self) -> Duration {
         let wanting = self.hosts.saturating_sub(self.seeds);
@@ -163,10 +168,12 @@ impl Scenario {
         let all: u128 = source + (self.seeds..self.hosts).map(up).sum::<u128>();
         let down = (self.seeds..self.hosts).map(|host| u128::from(slower_rate(self.down_bytes_per_s, host))).min();
         let length = u128::from(self.length()) * 1_000_000_000;
+        let into_zone = (!self.zones.sizes.is_empty()).then(|| u128::from(self.zones.border_bytes_per_s));
         let nanos = [
             length / source.max(1),
             length / down.unwrap_or(u128::MAX).max(1),
             length * u128::from(wanting) / all.max(1),
+            length / into_zone.unwrap_or(u128::MAX).max(1),
         ];
         Duration::from_nanos(nanos.into_iter().max().and_then(|nanos| u64::try_from(nanos).ok()).unwrap_or(u64::MAX))
     }

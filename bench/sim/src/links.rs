@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use hawker_proto::{HostId, Instant, PieceIndex};
+use hawker_scheduler::Neighbor;
 use hawker_swarm::{DownloadInput, LinkId, NeighborId, UploadInput};
 
 use crate::peer::PeerId;
@@ -18,13 +19,15 @@ const CHANNEL_RETRY: Duration = Duration::from_millis(1);
 
 impl World<'_> {
     /// Opens the task with the hosts that the scheduler named: on the link to each, or on a new one.
-    pub(crate) fn link_with(&mut self, child: PeerId, parents: impl Iterator<Item = HostId>) {
-        let (now, latency) = (self.clock.now(), self.scenario.latency);
-        for id in parents {
-            let Some(parent) = self.scheduler.index_of(id) else { continue };
+    pub(crate) fn link_with(&mut self, child: PeerId, parents: &[Neighbor]) {
+        let now = self.clock.now();
+        for Neighbor { id, is_remote, .. } in parents {
+            let Some(parent) = self.scheduler.index_of(*id) else { continue };
+            assert_eq!(*is_remote, self.borders.is_between(child.host, parent), "the scheduler knows the zones");
             assert_ne!(parent, child.host, "a host is not its own neighbor");
             if let Entry::Vacant(entry) = self.peer_mut(child).parents.entry(parent) {
                 entry.insert(false);
+                let latency = self.latency(child.host, parent);
                 let dialed = &mut self.hosts[child.host as usize].dialed;
                 let ready: Instant = *dialed.entry(parent).or_insert(now + latency * LINK_TRIPS);
                 self.clock.push(ready.max(now) + latency * CHANNEL_TRIPS, Event::Linked { child, parent });
@@ -55,8 +58,9 @@ impl World<'_> {
         if *channels == 1 {
             self.upload(parent, UploadInput::LinkUp { link: LinkId(child.host) });
         }
-        let round_trip = self.scenario.latency * 2;
-        self.download(child, DownloadInput::NeighborUp { neighbor: NeighborId(parent), round_trip });
+        let round_trip = self.latency(child.host, parent) * 2;
+        let is_remote = self.borders.is_between(child.host, parent);
+        self.download(child, DownloadInput::NeighborUp { neighbor: NeighborId(parent), round_trip, is_remote });
         for piece in self.peer(server).stored().iter() {
             self.tell(child, parent, piece);
         }
@@ -112,10 +116,14 @@ impl World<'_> {
             if self.stored.contains(child, piece) {
                 continue;
             }
-            if !delay.is_zero() && self.hosts[at.host as usize].uplink.is_sending_to(child.host) {
-                self.clock.push(now + delay, Event::Have { to: child, from: at.host, piece });
-            } else {
+            let mut later = self.borders.latency(at.host, child.host);
+            if self.hosts[at.host as usize].uplink.is_sending_to(child.host) {
+                later += delay;
+            }
+            if later.is_zero() {
                 self.tell(child, at.host, piece);
+            } else {
+                self.clock.push(now + later, Event::Have { to: child, from: at.host, piece });
             }
         }
     }

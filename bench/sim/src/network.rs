@@ -69,7 +69,7 @@ impl Uplink {
     }
 }
 
-/// A receiver's wire.
+/// A receiver's wire, or a zone's border in one direction.
 #[derive(Debug)]
 pub(crate) struct Downlink {
     bytes_per_s: u64,
@@ -84,8 +84,15 @@ impl Downlink {
     /// When a block is here whose first byte arrives at `first` and whose last one was sent so as to arrive at
     /// `last`: it overlaps with its sending, and waits for those before it.
     pub(crate) fn receive(&mut self, first: Instant, last: Instant, bytes: u32) -> Instant {
-        self.free_at = self.free_at.max(first) + time_of(bytes, self.bytes_per_s);
-        self.free_at.max(last)
+        let [_, last] = self.pass([first, last], bytes);
+        last
+    }
+
+    /// As [`Self::receive`], with the time at which the first byte is through.
+    pub(crate) fn pass(&mut self, [first, last]: [Instant; 2], bytes: u32) -> [Instant; 2] {
+        let first = self.free_at.max(first);
+        self.free_at = first + time_of(bytes, self.bytes_per_s);
+        [first, self.free_at.max(last)]
     }
 }
 

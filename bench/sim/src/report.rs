@@ -46,6 +46,9 @@ pub struct Report {
     pub reader_wait_s: f64,
     /// On 99 of 100 hosts that live nobody waited longer.
     pub reader_wait_p99_s: f64,
+    /// Bytes that crossed into a zone, from another one or from the origin, over the zones' number times the length of
+    /// the tasks; 0 with fewer than two zones.
+    pub cross_zone_ratio: f64,
     /// Hosts that live and do not have all of the task. A run does not end before it is zero.
     pub failed_hosts: u32,
     /// To and from the scheduler.
@@ -135,6 +138,7 @@ impl Report {
         let longest = |host: u32| world.peers_of(host).map(|peer| world.peer(peer).reader.longest_wait()).max();
         let lives = |host: &u32| !world.hosts[*host as usize].is_dead;
         let waits = Times::of((scenario.seeds..scenario.hosts).filter(lives).filter_map(longest));
+        let zones = scenario.zones.sizes.len() as u64;
         Self {
             hosts: scenario.hosts.saturating_sub(scenario.seeds),
             pieces: scenario.piece_count(),
@@ -147,6 +151,7 @@ impl Report {
             p99_ratio: ratio(nanos(p99), nanos(bound)),
             origin_ratio: ratio(world.origin.bytes, length),
             reader_wait_ratio: ratio(nanos(waits.nth(100)), nanos(bound)),
+            cross_zone_ratio: if zones < 2 { 0.0 } else { ratio(world.borders.bytes_in, zones * length) },
             waste: ratio(wasted, taken + wasted),
             reader_wait_s: waits.nth(100).as_secs_f64(),
             reader_wait_p99_s: waits.nth(99).as_secs_f64(),
@@ -222,11 +227,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "makespan_ratio {:.3} origin_ratio {:.3} ({:.3} s, median {:.3} s, p99 {:.3} s, {} dead), reader_wait_ratio {:.3}, \
+            "makespan_ratio {:.3} origin_ratio {:.3} cross_zone_ratio {:.3} ({:.3} s, median {:.3} s, p99 {:.3} s, {} dead), \
+             reader_wait_ratio {:.3}, \
              waste {:.4}, {} leases at {:.1} hosts, origin idle {:.3} s, repeated {:.3}, uplinks {:.2} busy, {} grants, \
              {} messages, scheduler {:.0} a host and {:.3} s, {} events, {:.1} s, seed {}",
             self.makespan_ratio,
             self.origin_ratio,
+            self.cross_zone_ratio,
             self.makespan_s,
             self.p50_s,
             self.p99_s,

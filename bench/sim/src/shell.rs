@@ -136,7 +136,8 @@ impl World<'_> {
     fn send(&mut self, from: PeerId, to: u32, message: Message) {
         self.messages += 1;
         let event = Event::Message { to: PeerId { host: to, ..from }, from: from.host, message };
-        self.clock.push(self.clock.now() + self.scenario.latency, event);
+        let latency = self.latency(from.host, to);
+        self.clock.push(self.clock.now() + latency, event);
     }
 
     /// Hands a block to the wire; one of a channel that was closed since it was asked for is withheld.
@@ -159,7 +160,7 @@ impl World<'_> {
         let Some((block, time)) = self.hosts[from as usize].uplink.start() else { return };
         self.clock.push(now + time, Event::UplinkFree { host: from });
         self.hosts[from as usize].bytes_sent += u64::from(block.bytes);
-        let latency = self.scenario.latency;
+        let latency = self.latency(from, block.to.host);
         if time >= SLOW_BLOCK {
             let waiting = self.hosts[from as usize].uplink.waiting();
             let receivers: BTreeSet<u32> = waiting.chain([block.to.host]).collect();
@@ -167,8 +168,10 @@ impl World<'_> {
                 self.clock.push(now + latency + time / 2, Event::Arriving { to, from });
             }
         }
+        let ends = [now + latency, now + latency + time];
+        let [first, last] = self.borders.pass(Some(from), block.to.host, ends, block.bytes);
         let downlink = &mut self.hosts[block.to.host as usize].downlink;
-        let at = downlink.receive(now + latency, now + latency + time, block.bytes);
+        let at = downlink.receive(first, last, block.bytes);
         self.clock.push(at, Event::Arrived { from, block });
         // The sender's socket drains as the receiver takes it.
         let left = now + at.since(now + latency);
@@ -187,7 +190,8 @@ impl World<'_> {
         self.origin.note_sending(now, time);
         self.clock.push(now + time, Event::OriginFree);
         let latency = self.scenario.latency;
-        let at = self.hosts[peer.host as usize].downlink.receive(now + latency, now + latency + time, bytes);
+        let [first, last] = self.borders.pass(None, peer.host, [now + latency, now + latency + time], bytes);
+        let at = self.hosts[peer.host as usize].downlink.receive(first, last, bytes);
         self.clock.push(at, Event::Body { peer, lease, part });
     }
 }

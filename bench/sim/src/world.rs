@@ -15,6 +15,7 @@ use crate::report::ratio;
 use crate::scheduler::Scheduler;
 use crate::series::{Sample, Sampler};
 use crate::table::PieceTable;
+use crate::zones::Borders;
 use crate::{Report, Scenario};
 
 /// Every so many events all invariants of the host at hand are checked: they look at every piece.
@@ -34,6 +35,7 @@ pub(crate) struct World<'a> {
     pub(crate) recorded: PieceTable,
     pub(crate) origin: Origin,
     pub(crate) is_origin_busy: bool,
+    pub(crate) borders: Borders,
     pub(crate) scheduler: Scheduler,
     pub(crate) unfinished: u32,
     pub(crate) last_death: Option<Instant>,
@@ -66,7 +68,7 @@ pub(crate) enum Event {
         peer: PeerId,
         piece: PieceIndex,
     },
-    /// It reached one whose link was not.
+    /// It reached one whose link was not, or who is far away.
     Have {
         to: PeerId,
         from: u32,
@@ -215,6 +217,7 @@ impl<'a> World<'a> {
             recorded: PieceTable::new(scenario.hosts, &scenario.tasks),
             origin: Origin::new(scenario.tasks.clone()),
             is_origin_busy: false,
+            borders: Borders::new(&scenario.zones, scenario.hosts),
             scheduler,
             unfinished: scenario.hosts,
             last_death: None,
@@ -435,6 +438,11 @@ impl<'a> World<'a> {
         for word in [at.as_nanos(), host.map_or(u64::MAX, u64::from)] {
             self.trace = (self.trace ^ word).wrapping_mul(0x0100_0000_01b3);
         }
+    }
+
+    /// One way between two hosts.
+    pub(crate) fn latency(&self, from: u32, to: u32) -> Duration {
+        self.scenario.latency + self.borders.latency(from, to)
     }
 
     pub(crate) fn draw_duration(&mut self, below: Duration) -> Duration {

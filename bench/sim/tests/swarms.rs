@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hawker_sim::{IMAGE_LAYERS, Report, Scenario, run};
+use hawker_sim::{IMAGE_LAYERS, Report, Scenario, Zones, run};
 
 const MIB: u64 = 1024 * 1024;
 const GBIT: u64 = 125_000_000;
@@ -178,10 +178,20 @@ fn deaths_and_a_new_scheduler_harm_no_layer() {
 }
 
 #[test]
+fn piece_enters_each_zone_about_once() {
+    // makespan_ratio 1.15-1.16, cross_zone_ratio 1.01. Without importers every host fetches over its zone's border.
+    for seed in 1..=2 {
+        let zones = Zones::equal(100, 5, 4 * GBIT);
+        let report = simulate(&Scenario { seed, zones, ..Scenario::equal_hosts(100, 256 * MIB, GBIT) }, 1.25, 1.0);
+        assert!((1.0..=1.05).contains(&report.cross_zone_ratio), "{report}");
+    }
+}
+
+#[test]
 fn report_has_the_keys_that_tools_read() {
     let json = serde_json::to_value(run(&Scenario::equal_hosts(3, 4 * MIB, GBIT))).unwrap();
-    let keys = "hosts pieces seed makespan_s p50_s p99_s bound_s makespan_ratio p99_ratio origin_ratio waste failed_hosts \
-                reader_wait_s reader_wait_p99_s reader_wait_ratio \
+    let keys = "hosts pieces seed makespan_s p50_s p99_s bound_s makespan_ratio p99_ratio origin_ratio cross_zone_ratio waste \
+                failed_hosts reader_wait_s reader_wait_p99_s reader_wait_ratio \
                 scheduler_messages_per_host scheduler_cpu_s events wall_s";
     for key in keys.split_whitespace() {
         assert!(json[key].is_number(), "{key}: {json}");

@@ -138,12 +138,12 @@ pub fn address(field: &'static str, text: &str) -> Result<SocketAddr, FieldError
         .ok_or(FieldError { field, expected: "ip:port" })
 }
 
-/// A neighbor's id and address.
+/// A neighbor's id and address, and whether it is in another zone.
 ///
 /// # Errors
-/// Either is malformed.
-pub fn neighbor(message: &scheduler::Neighbor) -> Result<(HostId, SocketAddr), FieldError> {
-    Ok((host_id("host", &message.host)?, address("address", &message.address)?))
+/// Id or address is malformed.
+pub fn neighbor(message: &scheduler::Neighbor) -> Result<(HostId, SocketAddr, bool), FieldError> {
+    Ok((host_id("host", &message.host)?, address("address", &message.address)?, message.is_remote))
 }
 
 impl From<Geometry> for scheduler::Geometry {
@@ -152,9 +152,9 @@ impl From<Geometry> for scheduler::Geometry {
     }
 }
 
-impl From<(HostId, SocketAddr)> for scheduler::Neighbor {
-    fn from((host, address): (HostId, SocketAddr)) -> Self {
-        Self { host: host.0.to_vec(), address: address.to_string() }
+impl From<(HostId, SocketAddr, bool)> for scheduler::Neighbor {
+    fn from((host, address, is_remote): (HostId, SocketAddr, bool)) -> Self {
+        Self { host: host.0.to_vec(), address: address.to_string(), is_remote }
     }
 }
 

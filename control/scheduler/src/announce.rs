@@ -77,6 +77,7 @@ impl Cluster {
     /// Tells a peer that announced itself whom to link with.
     fn welcome(&mut self, peer: Slot<Peer>) {
         let (host, is_running) = (self.peers[peer].host, self.peers[peer].is_running);
+        self.contest(peer);
         if is_running {
             self.find_neighbors(peer);
             self.allow(peer);
@@ -87,6 +88,7 @@ impl Cluster {
         if !add.is_empty() {
             self.send_neighbors(peer, add, Vec::new());
         }
+        self.remind_of_stripes(peer);
     }
 
     /// A host that had everything says that it has not (pieces went bad, or a new agent found less on disk): it comes
@@ -178,7 +180,9 @@ impl Cluster {
             return;
         }
         if self.tasks[task].round.is_none() {
-            self.tasks[task].round = Some(Round { part: 0, asked: 0, left: 0, next: FIRST_PART, unanswered: 0 });
+            let row = &mut self.tasks[task];
+            row.round = Some(Round { part: 0, left: 0, next: FIRST_PART, unanswered: 0 });
+            row.peers.forget_asked();
             self.next_part(task);
         }
     }
@@ -195,7 +199,7 @@ impl Cluster {
         let part = self.next_number();
         let row = &mut self.tasks[task];
         let Some(round) = &mut row.round else { return };
-        if round.asked as usize >= row.peers.len() {
+        if row.peers.are_all_asked() {
             row.round = None;
             if let Tracking::Each(pieces) = &mut row.pieces {
                 pieces.free_doubtful();
@@ -215,7 +219,7 @@ impl Cluster {
         for _ in 0..REPORTS_PER_STEP {
             let Some(row) = self.tasks.get_mut(task) else { return false };
             let Some(round) = row.round.as_mut().filter(|round| round.part == part) else { return false };
-            let next = row.peers.get(round.asked as usize).copied().filter(|_| round.left > 0);
+            let next = if round.left > 0 { row.peers.next_to_ask() } else { None };
             let Some(peer) = next else {
                 if round.unanswered == 0 {
                     self.next_part(task);
@@ -224,7 +228,6 @@ impl Cluster {
                 }
                 return false;
             };
-            round.asked += 1;
             let (id, host) = (row.id, self.peers[peer].host);
             if self.hosts[host].is_connected {
                 round.left -= 1;
@@ -249,7 +252,7 @@ impl Cluster {
         let Some(round) = row.round.as_mut().filter(|round| round.mark() == asked_in) else { return };
         round.unanswered -= 1;
         // While some of the part are still to be asked, its end comes with the last of them.
-        let is_asked = round.left == 0 || round.asked as usize >= row.peers.len();
+        let is_asked = round.left == 0 || row.peers.are_all_asked();
         if is_asked && round.unanswered == 0 && self.doubt_count(task) > 0 {
             self.next_part(task);
         }

@@ -4,7 +4,8 @@ use alloc::collections::BTreeMap;
 
 use crate::cluster::Cluster;
 use crate::host::Role;
-use crate::task::{Task, Tracking};
+use crate::table::Slot;
+use crate::task::{Peer, Task, Tracking};
 
 impl Cluster {
     /// Checks every invariant.
@@ -29,7 +30,8 @@ impl Cluster {
             for (task, peer) in host.peers.iter() {
                 let row = &self.peers[peer];
                 assert!(row.host == slot && row.task == task, "a host's peer is its own");
-                assert_eq!(self.tasks[task].peers[row.position as usize], peer, "and stands in its task");
+                let zone = self.tasks[task].peers.zone(host.zone).expect("its zone is in the task");
+                assert_eq!(zone.peers[row.position as usize], peer, "and stands in its task");
             }
             peers += host.peers.len();
         }
@@ -41,7 +43,8 @@ impl Cluster {
             let mut uses: BTreeMap<u8, u16> = BTreeMap::new();
             for (_, peer) in host.peers.iter() {
                 let row = &self.peers[peer];
-                assert!(row.degree() <= self.config.degree_max, "{} neighbors", row.degree());
+                assert!(self.near_degree(peer) <= self.config.degree_max, "{} neighbors", row.degree());
+                assert_eq!(usize::from(row.far_degree), self.far_places(peer).count());
                 for place in row.mask.iter() {
                     *uses.entry(place).or_default() += 1;
                     let link = host.pool.at(place);
@@ -61,9 +64,7 @@ impl Cluster {
         let mut leases = 0;
         for (slot, task) in self.tasks.iter() {
             assert!(!task.peers.is_empty(), "a task has a peer");
-            let count = |is: &dyn Fn(&crate::task::Peer) -> bool| {
-                task.peers.iter().filter(|peer| is(&self.peers[**peer])).count()
-            };
+            let count = |is: &dyn Fn(&Peer) -> bool| task.peers.iter().filter(|peer| is(&self.peers[*peer])).count();
             assert_eq!(count(&|peer| peer.is_complete), task.complete_count as usize);
             assert_eq!(count(&|peer| peer.is_running), task.running_count as usize);
             assert_eq!(count(&|peer| peer.is_complete && peer.is_running), 0);
@@ -77,10 +78,23 @@ impl Cluster {
                 assert!(lease.reported <= lease.bytes);
                 assert!(self.hosts[lease.holder].peers.get(slot).is_some(), "a holder is a peer");
             }
+            self.assert_importers(task);
             leases += task.leases.len();
             self.assert_pieces(task);
         }
         assert_eq!(leases, self.lease_tasks.len());
+    }
+
+    fn assert_importers(&self, task: &Task) {
+        for zone in task.peers.zones().iter().filter(|_| task.peers.is_zoned()) {
+            let is_served = task.is_rewiring || zone.importers.iter().all(Option::is_some);
+            let is_able = |peer: &Slot<Peer>| self.can_import(*peer);
+            assert!(is_served || !zone.peers.iter().any(is_able), "whoever could import does");
+            for importer in zone.importers.iter().flatten() {
+                assert!(zone.peers.contains(importer) && is_able(importer), "an importer is there for its zone");
+            }
+            assert!(task.is_rewiring || zone.importers == zone.told, "importers are told");
+        }
     }
 
     fn assert_pieces(&self, task: &Task) {
@@ -95,7 +109,7 @@ impl Cluster {
         }
         for piece in 0..task.geometry.piece_count() {
             if let Some(holder) = pieces.holder(piece) {
-                let is_peer = task.peers.iter().any(|peer| self.peers[*peer].host == holder);
+                let is_peer = task.peers.iter().any(|peer| self.peers[peer].host == holder);
                 assert!(is_peer, "a piece's holder is a peer");
             }
         }

@@ -13,6 +13,7 @@ use crate::bans::Bans;
 use crate::config::ClusterConfig;
 use crate::event::{Input, OriginId, Output, ToHost, WantId};
 use crate::host::Host;
+use crate::members::Position;
 use crate::origin::Origin;
 use crate::random::Random;
 use crate::status::Counters;
@@ -93,12 +94,14 @@ pub(crate) enum Work {
     ForgetStale { host: Slot<Host>, stay: u64, peers: Vec<Slot<Peer>> },
     /// Asks of a task that has nothing to lease.
     Refuse { task: Slot<Task> },
-    /// Peers of a task, the first `left`, that get other allowances.
-    Allow { task: Slot<Task>, shares: u32, left: u32 },
+    /// Peers of a task, those before `from`, that get other allowances.
+    Allow { task: Slot<Task>, shares: u32, from: Position },
     /// Peers to be asked what they have.
     Report { task: Slot<Task>, part: u64 },
     /// An origin with leases to give.
     Pump { origin: OriginId },
+    /// Hosts of a task have, or lost, the work of bringing pieces into their zones.
+    Rewire { task: Slot<Task> },
 }
 
 /// Wants that wait for one answer, by their turn.
@@ -243,10 +246,11 @@ impl Cluster {
                 return !wants.is_empty();
             }
             Work::Befriend { host, task } => self.befriend(*host, *task),
+            Work::Rewire { task } => return self.rewire(*task),
             Work::Forget { host, stay } => return self.forget_next(*host, *stay),
             Work::ForgetStale { host, stay, peers } => return self.forget_next_stale(*host, *stay, peers),
             Work::Refuse { task } => return self.refuse_asks(*task),
-            Work::Allow { task, shares, left } => return self.allow_next(*task, *shares, left),
+            Work::Allow { task, shares, from } => return self.allow_next(*task, *shares, from),
             Work::Report { task, part } => return self.ask_peers(*task, *part),
             Work::Pump { origin } => self.pump_all(Some(*origin)),
         }

@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::trust::{SignedAllowance, SignedLease};
-use hawker_proto::{Geometry, HostId, PieceMap, PublicKey, TaskId};
+use hawker_proto::{Geometry, HostId, PieceMap, PublicKey, Stripes, TaskId};
 
 /// Hash of `scheme://host:port` of an origin: whose budget a fetch is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -267,6 +267,8 @@ pub struct Neighbor {
     pub id: HostId,
     /// Where to dial it.
     pub address: SocketAddr,
+    /// It is in another zone than the host that is told: only imports are asked of it.
+    pub is_remote: bool,
 }
 
 /// What the cluster tells one host.
@@ -324,6 +326,15 @@ pub enum ToHost {
         add: Vec<Neighbor>,
         /// These are no longer neighbors in this task.
         remove: Vec<HostId>,
+    },
+    /// What the host brings into its zone from its remote neighbors. Replaces what was said before of the task;
+    /// nothing until the first of these
+    /// on a stream.
+    Imports {
+        /// Which task.
+        task: TaskId,
+        /// Pieces of these stripes, as long as no neighbor of its own zone has them.
+        stripes: Stripes,
     },
     /// Fetch this from the origin.
     Lease {

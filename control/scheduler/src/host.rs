@@ -217,6 +217,10 @@ impl Parts {
         self.0.len()
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn place(&self, task: Slot<Task>) -> Result<usize, usize> {
         self.0.binary_search_by_key(&task, |(other, _)| *other)
     }

@@ -54,6 +54,8 @@ impl Cluster {
     /// What it does not announce soon is forgotten.
     fn come_back(&mut self, host: Slot<Host>, mut info: HostInfo, zone: u16, stay: u64) {
         let row = &mut self.hosts[host];
+        // Its tasks have it in the lists of the zone it first named.
+        let zone = if row.peers.is_empty() { zone } else { row.zone };
         // Its tasks have summed up the rate it first gave.
         info.link_bytes_per_s = row.info.link_bytes_per_s;
         (row.info, row.zone, row.stay) = (info, zone, stay);
@@ -63,6 +65,7 @@ impl Cluster {
         for (_, peer) in row.peers.iter() {
             self.peers[peer].is_stale = true;
         }
+        self.vacate_all(host);
         self.hurry_resolves(host);
         self.set_timer(ANNOUNCE_WAIT, Timer::ForgetStale { host, stay });
     }
@@ -88,6 +91,7 @@ impl Cluster {
         let row = &mut self.hosts[host];
         (row.is_connected, row.is_suspect, row.gone_at) = (false, true, Some(gone_at));
         let stay = row.stay;
+        self.vacate_all(host);
         self.hurry_resolves(host);
         self.set_timer(self.config.reconnect_grace, Timer::Liveness { host, stay });
     }
@@ -95,8 +99,9 @@ impl Cluster {
     pub(crate) fn seen(&mut self, host: Slot<Host>) {
         let row = &mut self.hosts[host];
         row.last_seen = self.now;
-        if row.is_connected {
+        if row.is_connected && row.is_suspect {
             row.is_suspect = false;
+            self.contest_all(host);
         }
     }
 
@@ -118,9 +123,13 @@ impl Cluster {
         }
         let suspect_after = self.config.suspect_after;
         row.is_suspect = silence >= suspect_after;
-        let next = if row.is_suspect { self.config.gone_after } else { suspect_after };
+        let is_suspect = row.is_suspect;
+        let next = if is_suspect { self.config.gone_after } else { suspect_after };
         let wait = next.saturating_sub(silence).max(Duration::from_millis(1));
         self.set_timer(wait, Timer::Liveness { host, stay });
+        if is_suspect {
+            self.vacate_all(host);
+        }
     }
 
     pub(crate) fn forget_stale(&mut self, host: Slot<Host>, stay: u64) {

@@ -79,11 +79,18 @@ impl Cluster {
 
     fn ask_key(&self, peer: Slot<Peer>, number: u32) -> AskKey {
         let row = &self.peers[peer];
-        let info = &self.hosts[row.host].info;
+        let is_no_seed = !self.hosts[row.host].info.is_seed;
+        let is_bystander = is_no_seed && self.is_bystander(peer);
+        AskKey { is_bystander, leases: row.leases, is_slow: self.is_slow(peer), is_no_seed, number }
+    }
+
+    /// Whether its link is slower than those of most peers.
+    pub(crate) fn is_slow(&self, peer: Slot<Peer>) -> bool {
+        let row = &self.peers[peer];
         let task = &self.tasks[row.task];
         let mean = task.link_rates / (task.peers.len() as u64).max(1);
-        let is_slow = info.link_bytes_per_s > 0 && info.link_bytes_per_s < mean / 4 * 3;
-        AskKey { leases: row.leases, is_slow, is_no_seed: !info.is_seed, number }
+        let rate = self.hosts[row.host].info.link_bytes_per_s;
+        rate > 0 && rate < mean / 4 * 3
     }
 
     pub(crate) fn forget_ask(&mut self, peer: Slot<Peer>) -> bool {

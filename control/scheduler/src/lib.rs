@@ -14,6 +14,7 @@ mod config;
 mod event;
 mod hosts;
 mod leases;
+mod members;
 mod neighbors;
 mod origin;
 mod peers;
@@ -22,6 +23,7 @@ mod random;
 mod status;
 mod table;
 mod wants;
+mod zones;
 
 mod host;
 mod task;

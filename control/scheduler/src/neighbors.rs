@@ -27,23 +27,27 @@ const OFFERS_MIN: u32 = 4;
 impl Cluster {
     /// Gives `peer` neighbors until it has enough, and tells them. What it has then is for the caller to tell.
     pub(crate) fn find_neighbors(&mut self, peer: Slot<Peer>) -> Vec<Slot<Peer>> {
-        let mut found = Vec::new();
-        if self.peers[peer].is_complete || self.peers[peer].degree() >= self.config.degree_min {
-            return found;
+        if self.peers[peer].is_complete {
+            return Vec::new();
         }
+        let reserve = self.find_reserve(peer);
+        if self.near_degree(peer) >= self.config.degree_min {
+            return reserve;
+        }
+        let mut found = Vec::new();
         let candidates = self.candidates(peer);
         for other in &candidates {
-            if self.peers[peer].degree() >= self.config.degree_target {
+            if self.near_degree(peer) >= self.config.degree_target {
                 break;
             }
-            if self.peers[*other].degree() < self.config.degree_max && self.can_tie(peer, *other) {
+            if self.near_degree(*other) < self.config.degree_max && self.can_tie(peer, *other) {
                 self.tie(peer, *other);
                 found.push(*other);
             }
         }
         // Everybody is taken: go between two that are neighbors, which leaves their numbers as they were.
         for attempt in 0..SPLITS_MAX {
-            if self.peers[peer].degree() >= self.config.degree_min || candidates.is_empty() {
+            if self.near_degree(peer) >= self.config.degree_min || candidates.is_empty() {
                 break;
             }
             if let Some(two) = self.split(peer, candidates[attempt % candidates.len()]) {
@@ -51,9 +55,10 @@ impl Cluster {
             }
         }
         for other in &found {
-            let neighbor = self.neighbor_of(peer);
+            let neighbor = self.neighbor_of(peer, *other);
             self.send_neighbors(*other, vec![neighbor], Vec::new());
         }
+        found.extend(reserve);
         found
     }
 
@@ -64,12 +69,12 @@ impl Cluster {
             return;
         }
         for other in self.candidates(peer) {
-            let (own, row) = (self.peers[peer].degree(), &self.peers[other]);
-            let is_needed = own < OFFERS_MIN || row.degree() < self.config.degree_min;
-            let has_room = own < self.config.degree_target && row.degree() < self.config.degree_max;
-            if row.is_running && is_needed && has_room && self.can_tie(peer, other) {
+            let (own, degree) = (self.near_degree(peer), self.near_degree(other));
+            let is_needed = own < OFFERS_MIN || degree < self.config.degree_min;
+            let has_room = own < self.config.degree_target && degree < self.config.degree_max;
+            if self.peers[other].is_running && is_needed && has_room && self.can_tie(peer, other) {
                 self.tie(peer, other);
-                let neighbor = self.neighbor_of(peer);
+                let neighbor = self.neighbor_of(peer, other);
                 self.send_neighbors(other, vec![neighbor], Vec::new());
             }
         }
@@ -85,28 +90,31 @@ impl Cluster {
         }
         let found = self.find_neighbors(peer);
         if !found.is_empty() {
-            let add = found.into_iter().map(|other| self.neighbor_of(other)).collect();
+            let add = found.into_iter().map(|other| self.neighbor_of(other, peer)).collect();
             self.send_neighbors(peer, add, Vec::new());
         }
     }
 
     pub(crate) fn feel_lonely(&mut self, peer: Slot<Peer>) {
-        let row = &mut self.peers[peer];
-        if row.is_running && !row.is_lonely && row.degree() < self.config.degree_min {
+        let row = &self.peers[peer];
+        if row.is_running && !row.is_lonely && self.near_degree(peer) < self.config.degree_min {
+            let row = &mut self.peers[peer];
             row.is_lonely = true;
             let work = Work::Befriend { host: self.hosts[row.host].info.id, task: self.tasks[row.task].id };
             self.backlog.push_back(work);
         }
     }
 
-    /// Peers that `peer` could be tied to, best first: hosts that it links with anyway, then those of its zone.
+    /// Peers of its zone that `peer` could be tied to, best first: hosts that it links with anyway.
     fn candidates(&mut self, peer: Slot<Peer>) -> Vec<Slot<Peer>> {
         let (host, task) = (self.peers[peer].host, self.peers[peer].task);
-        let count = self.tasks[task].peers.len();
-        let mut scored: Vec<(u8, usize, Slot<Peer>)> = Vec::with_capacity(count.min(SAMPLE));
+        let zone = self.hosts[host].zone;
+        let members = &self.tasks[task].peers.zone(zone).expect("a peer stands in its zone").peers;
+        let count = members.len();
+        let mut scored: Vec<(bool, usize, Slot<Peer>)> = Vec::with_capacity(count.min(SAMPLE));
         for sample in 0..count.min(SAMPLE) {
             let position = if count <= SAMPLE { sample } else { self.random.below(count) };
-            let other = self.tasks[task].peers[position];
+            let other = members[position];
             let row = &self.peers[other];
             let there = &self.hosts[row.host];
             let place = self.hosts[host].pool.find(row.host);
@@ -115,11 +123,7 @@ impl Cluster {
             if other == peer || is_neighbor || is_useless || there.is_suspect || !there.is_connected {
                 continue;
             }
-            let is_near = there.zone != 0 && there.zone == self.hosts[host].zone;
-            // One in four regardless of zone, so that zones do not become islands.
-            let is_zone_counted = self.random.below(4) > 0;
-            let score = 2 * u8::from(place.is_some()) + u8::from(is_near && is_zone_counted);
-            scored.push((score, self.random.below(usize::MAX), other));
+            scored.push((place.is_some(), self.random.below(usize::MAX), other));
         }
         scored.sort_unstable_by(|a, b| b.cmp(a));
         let mut seen: Vec<Slot<Peer>> = Vec::with_capacity(scored.len());
@@ -142,7 +146,8 @@ impl Cluster {
         let place = self.peers[other].mask.iter().nth(nth)?;
         let third = self.neighbor_peer(self.peers[other].host, task, place);
         let there = &self.hosts[self.peers[third].host];
-        if third == peer || self.are_neighbors(peer, third) || there.is_suspect || !there.is_connected {
+        let is_far = there.zone != self.hosts[host].zone;
+        if third == peer || is_far || self.are_neighbors(peer, third) || there.is_suspect || !there.is_connected {
             return None;
         }
         let is_last_use = self.hosts[self.peers[other].host].pool.at(place).uses == 1;
@@ -161,27 +166,29 @@ impl Cluster {
         Some([other, third])
     }
 
-    fn are_neighbors(&self, a: Slot<Peer>, b: Slot<Peer>) -> bool {
+    pub(crate) fn are_neighbors(&self, a: Slot<Peer>, b: Slot<Peer>) -> bool {
         let place = self.hosts[self.peers[a].host].pool.find(self.peers[b].host);
         place.is_some_and(|place| self.peers[a].mask.contains(place))
     }
 
     /// Whether the two hosts are linked already, or both have a place for it.
-    fn can_tie(&self, a: Slot<Peer>, b: Slot<Peer>) -> bool {
+    pub(crate) fn can_tie(&self, a: Slot<Peer>, b: Slot<Peer>) -> bool {
         let (a, b) = (self.peers[a].host, self.peers[b].host);
         let has_place = |host: Slot<Host>| self.hosts[host].pool.vacant().is_some();
         a != b && (self.hosts[a].pool.find(b).is_some() || has_place(a) && has_place(b))
     }
 
     /// Makes two peers neighbors. Tells nobody.
-    fn tie(&mut self, a: Slot<Peer>, b: Slot<Peer>) {
+    pub(crate) fn tie(&mut self, a: Slot<Peer>, b: Slot<Peer>) {
         let (host_a, host_b) = (self.peers[a].host, self.peers[b].host);
         let (place_a, place_b) = match self.hosts[host_a].pool.find(host_b) {
             Some(place) => (place, self.hosts[host_a].pool.at(place).back),
             None => self.link(host_a, host_b),
         };
+        let far = u8::from(self.hosts[host_a].zone != self.hosts[host_b].zone);
         for (peer, host, place) in [(a, host_a, place_a), (b, host_b, place_b)] {
             self.hosts[host].pool.join_use(place);
+            self.peers[peer].far_degree += far;
             assert!(self.peers[peer].mask.insert(place), "not neighbors yet");
         }
     }
@@ -199,22 +206,28 @@ impl Cluster {
         let (host_a, host_b) = (self.peers[a].host, self.peers[b].host);
         let place_a = self.hosts[host_a].pool.find(host_b).expect("neighbors are linked");
         let place_b = self.hosts[host_a].pool.at(place_a).back;
+        let far = u8::from(self.hosts[host_a].zone != self.hosts[host_b].zone);
         for (peer, host, place, other) in [(a, host_a, place_a, host_b), (b, host_b, place_b, host_a)] {
             assert!(self.peers[peer].mask.remove(place), "they are neighbors");
             self.hosts[host].pool.leave_use(place);
+            self.peers[peer].far_degree -= far;
             let id = self.hosts[other].info.id;
             self.send_neighbors(peer, Vec::new(), vec![id]);
         }
     }
 
     pub(crate) fn neighbor_at(&self, host: Slot<Host>, place: u8) -> Neighbor {
-        let info = &self.hosts[self.hosts[host].pool.at(place).host].info;
-        Neighbor { id: info.id, address: info.address }
+        self.neighbor(self.hosts[host].pool.at(place).host, host)
     }
 
-    fn neighbor_of(&self, peer: Slot<Peer>) -> Neighbor {
-        let info = &self.hosts[self.peers[peer].host].info;
-        Neighbor { id: info.id, address: info.address }
+    /// What `to` is told of `peer`.
+    pub(crate) fn neighbor_of(&self, peer: Slot<Peer>, to: Slot<Peer>) -> Neighbor {
+        self.neighbor(self.peers[peer].host, self.peers[to].host)
+    }
+
+    fn neighbor(&self, host: Slot<Host>, to: Slot<Host>) -> Neighbor {
+        let row = &self.hosts[host];
+        Neighbor { id: row.info.id, address: row.info.address, is_remote: row.zone != self.hosts[to].zone }
     }
 
     pub(crate) fn neighbor_peer(&self, host: Slot<Host>, task: Slot<Task>, place: u8) -> Slot<Peer> {

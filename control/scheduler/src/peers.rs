@@ -10,6 +10,7 @@ use hawker_proto::{Geometry, TaskId};
 use crate::cluster::{Cluster, Work};
 use crate::event::{OriginId, ToHost};
 use crate::host::{Host, Places};
+use crate::members::{Members, Position};
 use crate::origin::Origin;
 use crate::pieces::Pieces;
 use crate::table::Slot;
@@ -74,7 +75,7 @@ impl Cluster {
             validators: form.validators.clone(),
             digest: form.digest,
             keys: Vec::new(),
-            peers: Vec::new(),
+            peers: Members::default(),
             running_count: 0,
             complete_count: 0,
             pieces: Tracking::Each(Pieces::free(form.geometry.piece_count())),
@@ -83,6 +84,7 @@ impl Cluster {
             settle: None,
             round: None,
             link_rates: 0,
+            is_rewiring: false,
             allowance_shares: 0,
             is_refusing: false,
         });
@@ -143,25 +145,25 @@ impl Cluster {
             self.drop_task_if_empty(task);
             return None;
         }
-        let row = &mut self.tasks[task];
-        let position = u32::try_from(row.peers.len()).expect("no more peers than hosts");
         let peer = self.peers.insert(Peer {
             host,
             task,
             mask: Places::default(),
             ask: None,
-            position,
+            position: 0,
             asked_in: 0,
             cool_until_s: 0,
             leases: 0,
             failures: 0,
+            far_degree: 0,
             is_running: false,
             is_complete: false,
             is_refused: false,
             is_stale: false,
             is_lonely: false,
         });
-        row.peers.push(peer);
+        let row = &mut self.tasks[task];
+        self.peers[peer].position = row.peers.push(self.hosts[host].zone, peer);
         row.link_rates = row.link_rates.saturating_add(self.hosts[host].info.link_bytes_per_s);
         self.hosts[host].peers.insert(task, peer);
         Some(peer)
@@ -267,8 +269,9 @@ impl Cluster {
             self.drop_idle_holder(other);
         }
         self.hosts[host].peers.remove(task);
-        self.leave_list(task, self.peers[peer].position);
         let gone = self.peers.remove(peer);
+        let zone = self.hosts[host].zone;
+        self.leave_list(task, zone, gone.position);
         let row = &mut self.tasks[task];
         row.link_rates = row.link_rates.saturating_sub(self.hosts[host].info.link_bytes_per_s);
         if let Some(round) = row.round.as_mut().filter(|round| gone.asked_in == round.mark()) {
@@ -278,25 +281,16 @@ impl Cluster {
         if self.drop_task_if_empty(task) {
             self.pump_all(origin);
         } else {
+            self.seek_importers(task, zone);
             self.clear_doubt(task);
             self.pump_task(task);
         }
     }
 
-    /// Takes the peer at `position` out of the task's list. Those that were asked in a round stay its first ones.
-    fn leave_list(&mut self, task: Slot<Task>, position: u32) {
-        let row = &mut self.tasks[task];
-        let mut hole = position as usize;
-        if let Some(round) = row.round.as_mut().filter(|round| position < round.asked) {
-            round.asked -= 1;
-            let last_asked = round.asked as usize;
-            row.peers.swap(hole, last_asked);
-            self.peers[row.peers[hole]].position = position;
-            hole = last_asked;
-        }
-        row.peers.swap_remove(hole);
-        if let Some(moved) = row.peers.get(hole).copied() {
-            self.peers[moved].position = u32::try_from(hole).expect("no more peers than hosts");
+    /// Takes the peer at `position` out of its list.
+    fn leave_list(&mut self, task: Slot<Task>, zone: u16, position: u32) {
+        for (moved, position) in self.tasks[task].peers.remove(zone, position).into_iter().flatten() {
+            self.peers[moved].position = position;
         }
     }
 
@@ -358,20 +352,17 @@ impl Cluster {
             return;
         }
         row.allowance_shares = shares;
-        let left = u32::try_from(row.peers.len()).expect("no more peers than hosts");
-        self.backlog.push_back(Work::Allow { task, shares, left });
+        self.backlog.push_back(Work::Allow { task, shares, from: Position::END });
     }
 
-    /// Sends the next of a task's peers their new allowances, from the end of its list, so that a peer that is moved
+    /// Sends the next of a task's peers their new allowances, from the end of its lists, so that a peer that is moved
     /// there from the end has had its own. True when there are more.
-    pub(crate) fn allow_next(&mut self, task: Slot<Task>, shares: u32, left: &mut u32) -> bool {
+    pub(crate) fn allow_next(&mut self, task: Slot<Task>, shares: u32, from: &mut Position) -> bool {
         for _ in 0..ALLOWANCES_PER_STEP {
             let Some(row) = self.tasks.get(task).filter(|row| row.allowance_shares == shares) else { return false };
-            let Some(next) = left.checked_sub(1) else { return false };
-            *left = next;
-            if let Some(peer) = row.peers.get(next as usize).copied() {
-                self.send_allowance(peer, shares);
-            }
+            let Some((at, peer)) = row.peers.before(*from) else { return false };
+            *from = at;
+            self.send_allowance(peer, shares);
         }
         true
     }

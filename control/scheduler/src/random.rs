@@ -17,6 +17,14 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// Puts items in a random order.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for end in (1..items.len()).rev() {
+            let at = self.below(end + 1);
+            items.swap(at, end);
+        }
+    }
+
     /// A number below `bound`, which must not be zero.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let wide = u128::from(self.next()) * (bound as u128);

@@ -9,6 +9,7 @@ use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::{Geometry, Instant, TaskId};
 
 use crate::host::{Host, Places};
+use crate::members::Members;
 use crate::origin::Origin;
 use crate::pieces::Pieces;
 use crate::table::Slot;
@@ -23,7 +24,7 @@ pub(crate) struct Peer {
     pub(crate) mask: Places,
     /// Its ask for a lease, when one waits.
     pub(crate) ask: Option<AskKey>,
-    /// Where it stands in the task's list.
+    /// Where it stands in the list of its zone in the task.
     pub(crate) position: u32,
     /// The part of a round of reports in which it was asked and has not answered; 0: none.
     pub(crate) asked_in: u32,
@@ -31,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) cool_until_s: u32,
     pub(crate) leases: u8,
     pub(crate) failures: u8,
+    /// Neighbors in other zones: counted, for a look at each would wait for memory.
+    pub(crate) far_degree: u8,
     pub(crate) is_running: bool,
     pub(crate) is_complete: bool,
     /// The origin refuses it.
@@ -61,7 +64,7 @@ pub(crate) struct Task {
     pub(crate) digest: Option<Digest>,
     /// Keys that were resolved to it: forgotten when it turns out to have changed.
     pub(crate) keys: Vec<ResolveKey>,
-    pub(crate) peers: Vec<Slot<Peer>>,
+    pub(crate) peers: Members,
     pub(crate) running_count: u32,
     pub(crate) complete_count: u32,
     pub(crate) pieces: Tracking,
@@ -73,6 +76,8 @@ pub(crate) struct Task {
     pub(crate) round: Option<Round>,
     /// Sum of link rates of the peers, for their mean.
     pub(crate) link_rates: u64,
+    /// Importers are about to be told.
+    pub(crate) is_rewiring: bool,
     /// Peers that the last allowances were shared out for.
     pub(crate) allowance_shares: u32,
     /// Asks are being refused, some at a time.
@@ -104,9 +109,12 @@ pub(crate) struct Lease {
     pub(crate) granted_at: Option<Instant>,
 }
 
-/// Who is next: fewest leases first, hosts with slow links after others, then who asked first.
+/// Who is next: hosts from which a piece finds its way into other zones, then fewest leases first, hosts with slow links
+/// after others, then who asked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AskKey {
+    /// In a task of several zones, neither an importer nor a seed.
+    pub(crate) is_bystander: bool,
     pub(crate) leases: u8,
     pub(crate) is_slow: bool,
     pub(crate) is_no_seed: bool,
@@ -129,13 +137,11 @@ pub(crate) struct Settle {
     pub(crate) latest: Instant,
 }
 
-/// Asking the peers what they have, in the order of the task's list.
+/// Asking the peers what they have, in the order of the task's lists.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
     /// Names the part of it that is being waited for, for timers.
     pub(crate) part: u64,
-    /// The first so many of the task's peers have been asked.
-    pub(crate) asked: u32,
     /// Peers still to be asked in this part.
     pub(crate) left: u32,
     /// Peers to be asked in the next part.

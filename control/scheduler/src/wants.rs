@@ -235,6 +235,7 @@ impl Cluster {
             self.renew(peer);
         }
         self.start_running(peer);
+        self.contest(peer);
         self.find_neighbors(peer);
         let neighbors: Vec<Neighbor> =
             self.peers[peer].mask.iter().map(|place| self.neighbor_at(host, place)).collect();
@@ -249,6 +250,7 @@ impl Cluster {
             is_shared: row.owner.is_none(),
         };
         self.send(host, message);
+        self.remind_of_stripes(peer);
         self.allow(peer);
         self.clear_doubt(task);
         Some(peer)

@@ -58,7 +58,9 @@ fn play(world: &mut World, index: u16, event: Event) {
     let is_connected = world.agents.get(&host).is_some_and(|agent| agent.is_connected);
     match event {
         Event::Join if !world.agents.contains_key(&host) => {
-            world.join(index);
+            // Hosts of two zones, and of none. (One that reconnects names none; that must not confuse its tasks.)
+            let zone = ["a", "b"].get(usize::from(index % 3)).map(|zone| ("zone", *zone));
+            world.join_as(index, zone.as_slice(), 0);
         }
         Event::Reconnect if world.agents.contains_key(&host) && !is_connected => reconnect(world, index),
         Event::Wait(millis) => wait(world, millis),

@@ -86,26 +86,6 @@ fn second_task_uses_the_links_of_the_first() {
 }
 
 #[test]
-fn hosts_of_one_zone_are_preferred_but_no_island() {
-    let mut world = world();
-    let zones = ["a", "b"];
-    let hosts: Vec<HostId> =
-        (0..90).map(|index| world.join_as(index, &[("zone", zones[usize::from(index % 2)])], 0)).collect();
-    for host in &hosts {
-        world.start(*host, 1);
-    }
-    let (mut near, mut far) = (0, 0);
-    for (index, host) in hosts.iter().enumerate() {
-        for other in neighbors(&world, *host) {
-            let there = hosts.iter().position(|host| *host == other).unwrap();
-            *if index % 2 == there % 2 { &mut near } else { &mut far } += 1;
-        }
-    }
-    assert!(near > far * 5 / 4, "{near} edges inside zones, {far} between");
-    assert!(far > near / 10, "{near} edges inside zones, {far} between");
-}
-
-#[test]
 fn finished_hosts_let_go_of_each_other_and_stay_known() {
     let mut world = world();
     let hosts = swarm(&mut world, 10);

@@ -168,6 +168,9 @@ pub(crate) fn message_of(message: ToHost) -> api::SchedulerMessage {
             add: add.iter().map(neighbor_of).collect(),
             remove: remove.iter().map(|host| host.0.to_vec()).collect(),
         }),
+        ToHost::Imports { task, stripes } => {
+            Told::Imports(api::Imports { task: task.0.to_vec(), stripes: stripes.bits() })
+        }
         ToHost::Lease { lease, valid } => {
             Told::Lease(api::Lease { lease: lease.encode().to_vec(), valid_ms: millis(valid) })
         }
@@ -184,7 +187,7 @@ pub(crate) fn message_of(message: ToHost) -> api::SchedulerMessage {
 }
 
 fn neighbor_of(neighbor: &Neighbor) -> api::Neighbor {
-    (neighbor.id, neighbor.address).into()
+    (neighbor.id, neighbor.address, neighbor.is_remote).into()
 }
 
 fn millis(duration: Duration) -> u32 {

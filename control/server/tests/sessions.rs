@@ -214,7 +214,8 @@ async fn two_agents_get_one_resolve_each_other_and_leases_in_order() {
 
     let ready = second.until(|told| if let Told::Ready(ready) = told { Some(ready) } else { None }).await;
     assert_eq!(ready.validators, b"\"etag\"");
-    let (neighbor, address) = field::neighbor(&ready.neighbors[0]).unwrap();
+    let (neighbor, address, is_remote) = field::neighbor(&ready.neighbors[0]).unwrap();
+    assert!(!is_remote, "neither has a zone");
     assert_eq!(neighbor, HostKey::from_seed([1; 32]).host_id());
     assert_eq!(address, "127.0.0.1:7001".parse().unwrap(), "an unspecified ip is where the stream comes from");
     let add = first.until(|told| if let Told::Neighbors(neighbors) = told { Some(neighbors.add) } else { None }).await;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use hawker_proto::hash::{ChainingValue, Root};
 use hawker_proto::identity::PublicKey;
 use hawker_proto::trust::{SignedAllowance, SignedLease};
-use hawker_proto::{ByteRange, Geometry, HostId, TaskId};
+use hawker_proto::{ByteRange, Geometry, HostId, Stripes, TaskId};
 use hawker_ring::{Block, Waker};
+use hawker_scheduler::Neighbor;
 use hawker_storage::{CreateError, File, SealError, SpoolError, SpoolId, TaskMeta, TaskSummary, Usage, WriteMode};
 use tokio::sync::{mpsc, oneshot};
 
@@ -120,7 +121,9 @@ pub enum ShardCommand {
     /// Stop serving it.
     Unshare { task: TaskId },
     /// The scheduler's choice of whom to exchange with.
-    Neighbors { task: TaskId, add: Vec<(HostId, SocketAddr)>, remove: Vec<HostId> },
+    Neighbors { task: TaskId, add: Vec<Neighbor>, remove: Vec<HostId> },
+    /// What this host brings into its zone from neighbors in others.
+    Imports { task: TaskId, stripes: Stripes },
     /// The right to fetch a range of the task from its origin, for so long.
     Lease { task: TaskId, lease: SignedLease, valid: Duration },
     /// No range is free to fetch; ask again after `retry_after`.

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod piece_map;
 pub mod range;
 pub mod resolve;
+pub mod stripes;
 #[cfg(test)]
 mod testing;
 pub mod time;
@@ -29,4 +30,5 @@ pub use identity::{ClusterKey, HostKey, PublicKey, Signature};
 pub use ids::{BlockIndex, HostId, PieceIndex, TaskId};
 pub use piece_map::PieceMap;
 pub use range::ByteRange;
+pub use stripes::Stripes;
 pub use time::Instant;

@@ -45,7 +45,7 @@ pub mod agent_message {
 pub struct SchedulerMessage {
     #[prost(
         oneof = "scheduler_message::Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
     )]
     pub message: ::core::option::Option<scheduler_message::Message>,
 }
@@ -77,6 +77,8 @@ pub mod scheduler_message {
         Ban(super::Ban),
         #[prost(message, tag = "12")]
         Report(super::Report),
+        #[prost(message, tag = "13")]
+        Imports(super::Imports),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -118,7 +120,7 @@ pub struct Hello {
     /// Where peers dial this host: "ip:port". An unspecified ip means the address this stream comes from.
     #[prost(string, tag = "6")]
     pub peer_address: ::prost::alloc::string::String,
-    /// At most 16, each at most 64 bytes a side. "zone" and "rack" steer neighbors.
+    /// At most 16, each at most 64 bytes a side. "zone" steers neighbors; others are for people.
     #[prost(map = "string, string", tag = "7")]
     pub labels: ::std::collections::HashMap<
         ::prost::alloc::string::String,
@@ -364,6 +366,9 @@ pub struct Neighbor {
     /// "ip:port"
     #[prost(string, tag = "2")]
     pub address: ::prost::alloc::string::String,
+    /// It is in another zone: only what this host imports is asked of it.
+    #[prost(bool, tag = "3")]
+    pub is_remote: bool,
 }
 /// "You resolve": one GET with Range from byte 0.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -412,6 +417,16 @@ pub struct Neighbors {
     /// HostIds.
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub remove: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// What this host brings into its zone from its remote neighbors; replaces what was said before. An agent that opens a
+/// stream begins with nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Imports {
+    #[prost(bytes = "vec", tag = "1")]
+    pub task: ::prost::alloc::vec::Vec<u8>,
+    /// Bit k: pieces whose index modulo 4 is k.
+    #[prost(uint32, tag = "2")]
+    pub stripes: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Lease {

@@ -6,7 +6,7 @@ use hawker_api::field::{self, FieldError};
 use hawker_api::scheduler::agent_message::Message as Up;
 use hawker_api::scheduler::scheduler_message::Message as Down;
 use hawker_api::scheduler::{self, AgentMessage, SchedulerMessage};
-use hawker_proto::{HostId, TaskId};
+use hawker_proto::{Stripes, TaskId};
 use hawker_scheduler::{
     Announcement, Input, LeaseOutcome, Neighbor, OriginId, Resolution, ResolveFailure, Source, ToHost, WantId, WantKey,
 };
@@ -133,6 +133,10 @@ pub(crate) fn decode(message: SchedulerMessage) -> Result<Option<ToHost>, FieldE
             add: decode_neighbors(&neighbors.add)?,
             remove: neighbors.remove.iter().map(|id| field::host_id("remove", id)).collect::<Result<_, _>>()?,
         },
+        Down::Imports(imports) => ToHost::Imports {
+            task: field::task_id("task", &imports.task)?,
+            stripes: Stripes::from_bits(imports.stripes),
+        },
         Down::Lease(lease) => {
             ToHost::Lease { lease: field::signed_lease("lease", &lease.lease)?, valid: ms(lease.valid_ms) }
         }
@@ -178,7 +182,10 @@ fn decode_resolve(resolve: scheduler::Resolve) -> Result<ToHost, FieldError> {
 }
 
 fn decode_neighbors(neighbors: &[scheduler::Neighbor]) -> Result<Vec<Neighbor>, FieldError> {
-    let decode = |message| field::neighbor(message).map(|(id, address): (HostId, _)| Neighbor { id, address });
+    let decode = |message| {
+        let (id, address, is_remote) = field::neighbor(message)?;
+        Ok(Neighbor { id, address, is_remote })
+    };
     neighbors.iter().map(decode).collect()
 }
 

@@ -12,6 +12,7 @@ use hawker_proto::hash::block_value;
 use hawker_proto::trust::RecordBatch;
 use hawker_proto::{BLOCK_BYTES, HostId, Instant, PieceIndex, PieceMap, TaskId};
 use hawker_ring::{Block, File, Op};
+use hawker_scheduler::Neighbor;
 use hawker_swarm::{DownloadInput, NeighborId};
 
 use super::link::{CHILD_LINKS_MAX, ChildRole, Link, Role, with_handshake};
@@ -26,6 +27,8 @@ const REDIAL_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) address: SocketAddr,
+    /// In another zone.
+    pub(super) is_remote: bool,
     /// The open channel, once there is one.
     pub(super) neighbor: Option<NeighborId>,
     pub(super) retry_at: Instant,
@@ -41,17 +44,17 @@ pub(super) struct Route {
 }
 
 impl Shard {
-    pub(super) fn on_neighbors(&mut self, task: TaskId, add: Vec<(HostId, SocketAddr)>, remove: &[HostId]) {
+    pub(super) fn on_neighbors(&mut self, task: TaskId, add: Vec<Neighbor>, remove: &[HostId]) {
         let now = self.now;
         let Some(driver) = self.downloads.get_mut(&task) else { return };
-        for (host, address) in add {
+        for Neighbor { id: host, address, is_remote } in add {
             if host == self.identity.host || driver.banned.contains(&host) {
                 continue;
             }
-            let fresh = Candidate { address, neighbor: None, retry_at: now, backoff: REDIAL_MIN };
+            let fresh = Candidate { address, is_remote, neighbor: None, retry_at: now, backoff: REDIAL_MIN };
             let candidate = driver.candidates.entry(host).or_insert(fresh);
             // A restarted agent may listen elsewhere, and deserves an early try.
-            candidate.address = address;
+            (candidate.address, candidate.is_remote) = (address, is_remote);
             candidate.retry_at = now;
         }
         let gone = remove.iter().filter_map(|host| driver.candidates.remove(host)?.neighbor);
@@ -155,9 +158,9 @@ impl Shard {
         candidate.neighbor = Some(neighbor);
         candidate.backoff = REDIAL_MIN;
         driver.routes.insert(neighbor, Route { link: id, channel, host: child.host });
-        let round_trip = child.round_trip;
+        let (round_trip, is_remote) = (child.round_trip, candidate.is_remote);
         link.wire.push(&Frame::Open { channel, task, geometry: driver.task.geometry() });
-        driver.machine.handle(self.now, DownloadInput::NeighborUp { neighbor, round_trip });
+        driver.machine.handle(self.now, DownloadInput::NeighborUp { neighbor, round_trip, is_remote });
         self.dirty_links.insert(id);
         self.dirty_downloads.insert(task);
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use hawker_proto::identity::{ClusterKey, HostKey, PublicKey};
 use hawker_proto::{BlockIndex, HostId, Instant, PieceIndex, TaskId};
 use hawker_ring::{Completion, Engine, File, Op, Outcome, Slab, SocketOptions, Token};
-use hawker_swarm::{LinkId, Upload, UploadInput, UploadOutput};
+use hawker_swarm::{DownloadInput, LinkId, Upload, UploadInput, UploadOutput};
 use tokio::sync::mpsc;
 
 use crate::clock;
@@ -310,6 +310,7 @@ impl Shard {
             ShardCommand::Share { task } => self.share(task),
             ShardCommand::Unshare { task } => self.unshare(task),
             ShardCommand::Neighbors { task, add, remove } => self.on_neighbors(task, add, &remove),
+            ShardCommand::Imports { task, stripes } => self.tell(task, DownloadInput::Imports { stripes }),
             ShardCommand::Lease { task, lease, valid } => self.on_lease(task, lease, valid),
             ShardCommand::NoLease { task, retry_after } => self.on_no_lease(task, retry_after),
             ShardCommand::Allowance { task, allowance } => self.on_allowance(task, allowance),

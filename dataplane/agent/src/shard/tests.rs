@@ -12,6 +12,7 @@ use hawker_proto::identity::{ClusterKey, HostKey};
 use hawker_proto::trust::{Lease, SignedLease};
 use hawker_proto::{BlockIndex, ByteRange, Geometry, HostId, PieceIndex, TaskId};
 use hawker_ring::{Budget, EngineChoice, Slab, SlabLimits};
+use hawker_scheduler::Neighbor;
 use hawker_storage::{TaskMeta, WriteMode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -204,7 +205,8 @@ fn swarm_gets(engine: EngineChoice, length: usize, children: u8, write: WriteMod
                     ShardCommand::StartDownload { task: Arc::clone(&shared), origin: None, is_alone: false },
                 )
                 .await;
-            let add = addresses.iter().copied().filter(|(host, _)| *host != plane.key.host_id()).collect();
+            let others = addresses.iter().filter(|(host, _)| *host != plane.key.host_id());
+            let add = others.map(|(id, address)| Neighbor { id: *id, address: *address, is_remote: false }).collect();
             plane.to_owner(task, ShardCommand::Neighbors { task, add, remove: Vec::new() }).await;
             tasks.insert(index, shared);
         }

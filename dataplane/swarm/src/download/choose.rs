@@ -5,6 +5,7 @@ use core::time::Duration;
 use hawker_proto::PieceIndex;
 
 use super::Download;
+use super::neighbor::Neighbor;
 use super::pieces::Active;
 use crate::bits::ones;
 
@@ -37,8 +38,16 @@ impl Download {
         }
     }
 
+    /// Whether the neighbor has the piece, and may be asked for it.
+    fn can_ask(&self, neighbor: &Neighbor, piece: PieceIndex) -> bool {
+        neighbor.have.contains(piece) && (!neighbor.is_remote || self.pieces.is_import(piece))
+    }
+
     fn next_for_reader(&self, index: usize) -> Option<PieceIndex> {
         let neighbor = &self.neighbors[index];
+        if neighbor.is_remote {
+            return None;
+        }
         let begun =
             self.pieces.active().iter().find(|active| active.piece >= self.reader && self.is_open(index, active, true));
         let fresh = match self.pieces.is_table_full() {
@@ -75,7 +84,7 @@ impl Download {
             (true, false) => self.config.promises_max - 1,
         };
         active.promises <= promises_max
-            && neighbor.have.contains(active.piece)
+            && self.can_ask(neighbor, active.piece)
             && active.open() & !neighbor.asked(active.piece) != 0
     }
 
@@ -89,8 +98,11 @@ impl Download {
         let fresh = self.pieces.fresh().words();
         let (mut best, mut best_count, mut ties) = (None, u8::MAX, 0);
         let mut seen = 0;
+        let imports = self.pieces.imports().words();
+        let is_remote = self.neighbors[index].is_remote;
         for word in self.pieces.fresh_from()..fresh.len() {
-            for piece in ones(word, fresh[word] & have[word]) {
+            let mask = if is_remote { imports[word] } else { u64::MAX };
+            for piece in ones(word, fresh[word] & have[word] & mask) {
                 let count = self.pieces.availability(piece);
                 if count < best_count || best.is_none() {
                     (best, best_count, ties) = (Some(piece), count, 1);
@@ -143,7 +155,7 @@ impl Download {
                 continue;
             }
             for (at, run) in from.runs.iter().enumerate().rev() {
-                let is_possible = neighbor.have.contains(run.piece)
+                let is_possible = self.can_ask(neighbor, run.piece)
                     && neighbor.asked(run.piece) == 0
                     && (!is_hedge
                         || self.pieces.find(run.piece).is_some_and(|it| it.promises < self.config.promises_max));

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::time::Duration;
 
-use hawker_proto::{BlockIndex, ByteRange, PieceIndex, PieceMap};
+use hawker_proto::{BlockIndex, ByteRange, PieceIndex, PieceMap, Stripes};
 
 /// A peer of the task with which this host has a link. Given by the shell; an id is not used again for another peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +52,15 @@ pub enum DownloadInput {
         neighbor: NeighborId,
         /// Measured on the handshake.
         round_trip: Duration,
+        /// It is in another zone: only what this host imports is asked of it, see `Imports`.
+        is_remote: bool,
+    },
+    /// What this host brings into its zone, replacing what was said before: of remote neighbors only pieces of these
+    /// stripes are asked, and of those only what no neighbor of this zone has. A new download
+    /// imports nothing, and neither does one whose scheduler came back.
+    Imports {
+        /// Which.
+        stripes: Stripes,
     },
     /// The link's round trip was measured again: it grows when the wires on the way are full.
     RoundTrip {

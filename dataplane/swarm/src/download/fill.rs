@@ -22,8 +22,10 @@ impl Download {
                 Serving::Now { .. } => self.top_up(index),
             }
         }
-        if self.is_served_enough() {
-            self.leave_queues();
+        for is_remote in [false, true] {
+            if self.is_served_enough(is_remote) {
+                self.leave_queues(is_remote);
+            }
         }
         self.send_cancels();
         for index in 0..self.neighbors.len() {
@@ -31,43 +33,52 @@ impl Download {
                 self.settle(index);
             }
         }
-        while self.queued < self.config.queued_max && !self.is_served_enough() {
-            let Some(index) = self.random_idle_neighbor() else { break };
+        // What comes in from other zones is asked for first: in this zone nobody has it.
+        self.take_places(true);
+        self.take_places(false);
+        // Settling set it again; nothing is left to do.
+        self.needs_fill = false;
+    }
+
+    /// Waits at more neighbors, of this zone or remote ones.
+    fn take_places(&mut self, is_remote: bool) {
+        while self.queued[usize::from(is_remote)] < self.config.queued_max && !self.is_served_enough(is_remote) {
+            let Some(index) = self.random_idle_neighbor(is_remote) else { break };
             self.keep_place(index);
             if !self.neighbors[index].runs.is_empty() {
                 self.set_serving(index, Serving::Later { since: self.now, is_stale: false });
             }
         }
-        // Settling set it again; nothing is left to do.
-        self.needs_fill = false;
     }
 
     /// Whether more parents would only take slots from others. As many as a parent serves children are enough, when
     /// all wires are equal; a slow parent does not count, and while slots are granted at once nobody else waits for
     /// them.
-    pub(super) fn is_served_enough(&self) -> bool {
+    pub(super) fn is_served_enough(&self, is_remote: bool) -> bool {
         let enough = match self.idle_slots.is_common() {
             true => self.config.granted_max,
             false => self.config.granted_enough,
         };
-        if self.granted < enough {
+        let granted = self.granted[usize::from(is_remote)];
+        if granted < enough {
             return false;
         }
         let typical = self.service.smoothed().unwrap_or(self.config.timeout_max) * SLOW_FACTOR;
         let counts = |neighbor: &&Neighbor| match neighbor.serving {
-            Serving::Now { block_at, .. } => {
+            Serving::Now { block_at, .. } if neighbor.is_remote == is_remote => {
                 let service = neighbor.service.smoothed().unwrap_or_default().max(self.now.since(block_at));
                 service <= typical
             }
             _ => false,
         };
-        self.granted >= self.config.granted_max || self.at_work().filter(counts).count() >= enough
+        granted >= self.config.granted_max || self.at_work().filter(counts).count() >= enough
     }
 
     /// Others need the slots more than a host that is served by enough.
-    fn leave_queues(&mut self) {
+    fn leave_queues(&mut self, is_remote: bool) {
         for index in 0..self.neighbors.len() {
-            if self.engaged[index] && self.neighbors[index].is_waited_for() {
+            let neighbor = &self.neighbors[index];
+            if self.engaged[index] && neighbor.is_waited_for() && neighbor.is_remote == is_remote {
                 while let Some(run) = self.neighbors[index].runs.first().copied() {
                     self.drop_runs(index, run.piece);
                     self.cancels.push((self.neighbors[index].id, run.piece));
@@ -123,12 +134,13 @@ impl Download {
         }
     }
 
-    fn random_idle_neighbor(&mut self) -> Option<usize> {
+    fn random_idle_neighbor(&mut self, is_remote: bool) -> Option<usize> {
         let mut chosen = None;
         let mut count = 0;
         for index in 0..self.neighbors.len() {
             let neighbor = &self.neighbors[index];
-            if neighbor.is_useful && neighbor.serving == Serving::Nothing && neighbor.rest_until <= self.now {
+            let is_idle = neighbor.serving == Serving::Nothing && neighbor.rest_until <= self.now;
+            if neighbor.is_useful && neighbor.is_remote == is_remote && is_idle {
                 count += 1;
                 if self.rng.below(count) == 0 {
                     chosen = Some(index);

@@ -8,6 +8,7 @@
 mod choose;
 mod events;
 mod fill;
+mod imports;
 mod meter;
 mod neighbor;
 mod origin;
@@ -25,6 +26,7 @@ pub use events::{DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutco
 
 use crate::DownloadConfig;
 use crate::rng::Rng;
+use imports::Imports;
 use meter::{Frequency, RateMeter, TimeMeter};
 use neighbor::{Neighbor, Serving};
 use origin::Origin;
@@ -55,10 +57,12 @@ pub struct Download {
     rate: RateMeter,
     /// Of the grants, those that came without waiting in a queue.
     idle_slots: Frequency,
-    /// Neighbors that serve us.
-    granted: usize,
-    /// Places in queues that count (see `queued_max`).
-    queued: usize,
+    /// Neighbors that serve us: of this zone, and remote ones. Each side has its own count, so that what comes in from
+    /// other zones does not wait until the own zone has nothing more to give.
+    granted: [usize; 2],
+    /// Places in queues that count (see `queued_max`), likewise.
+    queued: [usize; 2],
+    imports: Imports,
     /// Something changed that may allow another request.
     needs_fill: bool,
     /// When to look at the timers; never later than the earliest of them.
@@ -97,8 +101,9 @@ impl Download {
             service: TimeMeter::default(),
             rate: RateMeter::new(now),
             idle_slots: Frequency::default(),
-            granted: 0,
-            queued: 0,
+            granted: [0; 2],
+            queued: [0; 2],
+            imports: Imports::new(&geometry),
             needs_fill: false,
             wake_at: None,
             is_complete: false,
@@ -116,7 +121,10 @@ impl Download {
     pub fn handle(&mut self, now: Instant, input: DownloadInput) {
         self.now = self.now.max(now);
         match input {
-            DownloadInput::NeighborUp { neighbor, round_trip } => self.neighbor_up(neighbor, round_trip),
+            DownloadInput::NeighborUp { neighbor, round_trip, is_remote } => {
+                self.neighbor_up(neighbor, round_trip, is_remote);
+            }
+            DownloadInput::Imports { stripes } => self.import(stripes),
             DownloadInput::RoundTrip { neighbor, round_trip } => self.round_trip(neighbor, round_trip),
             DownloadInput::NeighborDown { neighbor } => self.neighbor_down(neighbor),
             DownloadInput::Have { neighbor, pieces } => self.have(neighbor, &pieces),
@@ -191,7 +199,7 @@ impl Download {
             bytes_wasted: self.bytes_wasted,
             rate_bytes_per_s: self.rate.bytes_per_s().unwrap_or(0),
             neighbors: count(self.neighbors.len()),
-            granted: count(self.granted),
+            granted: count(self.granted.iter().sum()),
             queued: count(self.neighbors.iter().filter(|neighbor| neighbor.is_waited_for()).count()),
             origin_fetches: count(self.origin.fetches.len()),
         }
@@ -208,8 +216,11 @@ impl Download {
         let engaged = self.neighbors.iter().map(|neighbor| neighbor.serving != Serving::Nothing);
         assert!(engaged.eq(self.engaged.iter().copied()));
         assert!(self.neighbors.len() <= self.config.neighbors_max);
-        assert_eq!(self.granted, self.neighbors.iter().filter(|neighbor| neighbor.is_serving()).count());
-        assert_eq!(self.queued, self.neighbors.iter().filter(|neighbor| neighbor.is_queue_place()).count());
+        for (side, is_remote) in [false, true].into_iter().enumerate() {
+            let of_side = || self.neighbors.iter().filter(|neighbor| neighbor.is_remote == is_remote);
+            assert_eq!(self.granted[side], of_side().filter(|neighbor| neighbor.is_serving()).count());
+            assert_eq!(self.queued[side], of_side().filter(|neighbor| neighbor.is_queue_place()).count());
+        }
         assert!(self.cancels.is_empty(), "cancels are sent with the inputs that cause them");
         for neighbor in &self.neighbors {
             assert_eq!(neighbor.runs.is_empty(), neighbor.serving == Serving::Nothing, "{:?}", neighbor.id);
@@ -234,6 +245,9 @@ impl Download {
         for piece in (0..self.pieces.geometry().piece_count()).map(PieceIndex) {
             let holders = self.neighbors.iter().filter(|neighbor| neighbor.have.contains(piece)).count();
             assert_eq!(usize::from(self.pieces.availability(piece)), holders);
+            let is_near = |neighbor: &&Neighbor| !neighbor.is_remote && neighbor.have.contains(piece);
+            let near = self.neighbors.iter().filter(is_near).count();
+            assert_eq!(usize::from(self.pieces.near(piece)), near);
         }
         self.assert_origin_invariants();
     }
@@ -256,7 +270,7 @@ impl Download {
         let now = self.now;
         self.wake_at = None;
         self.needs_fill = true;
-        let is_endgame = self.granted > 0 && self.pieces.fresh().len() == 0;
+        let is_endgame = self.granted != [0; 2] && self.pieces.fresh().len() == 0;
         if is_endgame {
             self.wake(now + self.config.steal_every);
         }
@@ -274,7 +288,7 @@ impl Download {
                     let at = since + self.config.queued_patience;
                     if at <= now {
                         neighbor.serving = Serving::Later { since, is_stale: true };
-                        self.queued -= 1;
+                        self.queued[usize::from(neighbor.is_remote)] -= 1;
                     } else {
                         self.wake(at);
                     }
@@ -290,6 +304,7 @@ impl Download {
             }
         }
         self.expire_origin();
+        self.expire_imports();
     }
 
     fn piece_stored(&mut self, piece: PieceIndex) {
@@ -314,6 +329,7 @@ impl Download {
         }
         self.pieces.lose(piece);
         self.make_useful(piece);
+        self.start_imports();
     }
 
     fn note_completion(&mut self) {

@@ -15,6 +15,8 @@ pub(super) struct Neighbor {
     pub(super) id: NeighborId,
     pub(super) have: Bits,
     pub(super) round_trip: Duration,
+    /// In another zone.
+    pub(super) is_remote: bool,
     pub(super) serving: Serving,
     /// What was asked and has not arrived, in the order of asking.
     pub(super) runs: Vec<Run>,
@@ -61,11 +63,12 @@ pub(super) struct Run {
 }
 
 impl Neighbor {
-    pub(super) fn new(id: NeighborId, round_trip: Duration, piece_count: u32) -> Self {
+    pub(super) fn new(id: NeighborId, round_trip: Duration, is_remote: bool, piece_count: u32) -> Self {
         Self {
             id,
             have: Bits::empty(piece_count),
             round_trip,
+            is_remote,
             serving: Serving::Nothing,
             runs: Vec::new(),
             service: TimeMeter::default(),

@@ -13,7 +13,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use hawker_proto::{ByteRange, Instant, PieceIndex};
+use hawker_proto::{ByteRange, Instant, PieceIndex, Stripes};
 
 use super::meter::RateMeter;
 use super::{Download, DownloadOutput, LeaseId, OriginOutcome};
@@ -141,7 +141,7 @@ impl Download {
     }
 
     /// Between `wait` and twice as long.
-    fn jittered(&mut self, wait: Duration) -> Duration {
+    pub(super) fn jittered(&mut self, wait: Duration) -> Duration {
         let millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
         wait + Duration::from_millis(u64::from(self.origin.rng.below(millis)))
     }
@@ -317,6 +317,10 @@ impl Download {
             return;
         }
         self.origin.is_connected = is_connected;
+        if is_connected {
+            // It says anew who imports what, and perhaps not to this host.
+            self.import(Stripes::NONE);
+        }
         self.origin.asked_at = None;
         self.origin.away_until = None;
         self.origin.is_originating = !is_connected && !self.origin.fetches.is_empty();

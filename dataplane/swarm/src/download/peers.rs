@@ -13,7 +13,7 @@ const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(5);
 
 impl Download {
-    pub(super) fn neighbor_up(&mut self, id: NeighborId, round_trip: Duration) {
+    pub(super) fn neighbor_up(&mut self, id: NeighborId, round_trip: Duration, is_remote: bool) {
         if self.neighbors.len() >= self.config.neighbors_max {
             return;
         }
@@ -21,7 +21,10 @@ impl Download {
             let piece_count = self.pieces.geometry().piece_count();
             self.ids.insert(index, id);
             self.engaged.insert(index, false);
-            self.neighbors.insert(index, Neighbor::new(id, round_trip, piece_count));
+            self.neighbors.insert(index, Neighbor::new(id, round_trip, is_remote, piece_count));
+            if is_remote {
+                self.start_imports();
+            }
         }
     }
 
@@ -41,8 +44,9 @@ impl Download {
         self.ids.remove(index);
         self.engaged.remove(index);
         for piece in neighbor.have.iter() {
-            self.pieces.count(piece, false);
+            self.pieces.count(piece, neighbor.is_remote, false);
         }
+        self.make_remote_useful();
     }
 
     pub(super) fn have(&mut self, id: NeighborId, pieces: &PieceMap) {
@@ -59,19 +63,20 @@ impl Download {
         if !self.pieces.geometry().has_piece(piece) || !self.neighbors[index].have.set(piece, true) {
             return;
         }
-        self.pieces.count(piece, true);
+        let is_remote = self.neighbors[index].is_remote;
+        self.pieces.count(piece, is_remote, true);
         if self.pieces.is_claimed(piece) {
             self.stop_needless_fetch(piece);
         }
         let is_open = self.pieces.fresh().contains(piece) || self.pieces.find(piece).is_some_and(|it| it.open() != 0);
-        if is_open {
+        if is_open && (!is_remote || self.pieces.is_import(piece)) {
             self.neighbors[index].is_useful = true;
             if self.neighbors[index].is_waited_for() && self.pieces.availability(piece) == 1 {
                 self.wait_for_rarer(index);
             }
             // A neighbor in whose queue we wait learns nothing from it; the others may be asked now.
             self.needs_fill |= match self.neighbors[index].serving {
-                Serving::Nothing => self.queued < self.config.queued_max,
+                Serving::Nothing => self.queued[usize::from(is_remote)] < self.config.queued_max,
                 Serving::Later { .. } => !self.has_enough_waiting(index),
                 Serving::Now { .. } => true,
             };
@@ -96,9 +101,10 @@ impl Download {
         if !self.pieces.geometry().has_piece(piece) || !self.neighbors[index].have.set(piece, false) {
             return;
         }
-        self.pieces.count(piece, false);
+        self.pieces.count(piece, self.neighbors[index].is_remote, false);
         self.drop_runs(index, piece);
         self.settle(index);
+        self.make_remote_useful();
     }
 
     pub(super) fn records(&mut self, pieces: &[PieceIndex]) {
@@ -257,8 +263,9 @@ impl Download {
         let (was_granted, was_queued) = (neighbor.is_serving(), neighbor.is_queue_place());
         neighbor.serving = serving;
         self.engaged[index] = serving != Serving::Nothing;
-        self.granted = self.granted + usize::from(neighbor.is_serving()) - usize::from(was_granted);
-        self.queued = self.queued + usize::from(neighbor.is_queue_place()) - usize::from(was_queued);
+        let side = usize::from(neighbor.is_remote);
+        self.granted[side] = self.granted[side] + usize::from(neighbor.is_serving()) - usize::from(was_granted);
+        self.queued[side] = self.queued[side] + usize::from(neighbor.is_queue_place()) - usize::from(was_queued);
         let at = match serving {
             Serving::Nothing => return,
             Serving::Later { since, .. } => since + self.config.queued_patience,

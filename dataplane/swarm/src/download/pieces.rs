@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hawker_proto::{ByteRange, Geometry, PieceIndex, PieceMap};
+use hawker_proto::{ByteRange, Geometry, PieceIndex, PieceMap, Stripes};
 
 use crate::bits::Bits;
 
@@ -22,6 +22,14 @@ pub(super) struct Pieces {
     orphans: Bits,
     /// Neighbors that have the piece.
     availability: Vec<u8>,
+    /// Of these, neighbors in other zones. Empty until there is one.
+    far: Vec<u8>,
+    /// May be asked of neighbors in other zones: of a stripe of ours or overdue, and no neighbor of this zone has it.
+    /// Follows from the others.
+    imports: Bits,
+    stripes: Stripes,
+    /// Should have been here by another importer long ago.
+    overdue: Bits,
     /// Sorted by piece.
     active: Vec<Active>,
     active_max: usize,
@@ -65,6 +73,10 @@ impl Pieces {
             fresh: Bits::empty(count),
             orphans: Bits::empty(count),
             availability: vec![0; count as usize],
+            far: Vec::new(),
+            imports: Bits::empty(count),
+            stripes: Stripes::NONE,
+            overdue: Bits::empty(count),
             active: Vec::with_capacity(active_max.min(count as usize)),
             active_max,
             fresh_from: 0,
@@ -100,6 +112,42 @@ impl Pieces {
 
     pub(super) fn availability(&self, piece: PieceIndex) -> u8 {
         self.availability[piece.0 as usize]
+    }
+
+    /// Neighbors of this zone that have the piece.
+    pub(super) fn near(&self, piece: PieceIndex) -> u8 {
+        self.availability(piece) - self.far.get(piece.0 as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) const fn imports(&self) -> &Bits {
+        &self.imports
+    }
+
+    pub(super) fn is_import(&self, piece: PieceIndex) -> bool {
+        self.imports.contains(piece)
+    }
+
+    /// Whether only other zones have the piece, and it is not for this host to bring it in.
+    pub(super) fn is_foreign(&self, piece: PieceIndex) -> bool {
+        !self.have.contains(piece)
+            && self.availability(piece) > 0
+            && self.near(piece) == 0
+            && !self.stripes.contains(piece)
+    }
+
+    pub(super) fn set_stripes(&mut self, stripes: Stripes) {
+        self.stripes = stripes;
+        (0..self.geometry.piece_count()).for_each(|piece| self.refresh_import(PieceIndex(piece)));
+    }
+
+    pub(super) fn set_overdue(&mut self, piece: PieceIndex) {
+        self.overdue.set(piece, true);
+        self.refresh_import(piece);
+    }
+
+    fn refresh_import(&mut self, piece: PieceIndex) {
+        let is_ours = self.stripes.contains(piece) || self.overdue.contains(piece);
+        self.imports.set(piece, is_ours && self.near(piece) == 0);
     }
 
     pub(super) fn active(&self) -> &[Active] {
@@ -143,11 +191,21 @@ impl Pieces {
     }
 
     /// A neighbor more has the piece, or one less.
-    pub(super) fn count(&mut self, piece: PieceIndex, is_more: bool) {
-        let count = &mut self.availability[piece.0 as usize];
-        *count = if is_more { count.saturating_add(1) } else { count.saturating_sub(1) };
-        if *count <= 1 {
+    pub(super) fn count(&mut self, piece: PieceIndex, is_remote: bool, is_more: bool) {
+        let step = |count: &mut u8| {
+            *count = if is_more { count.saturating_add(1) } else { count.saturating_sub(1) };
+            *count
+        };
+        let count = step(&mut self.availability[piece.0 as usize]);
+        if is_remote {
+            self.far.resize(self.availability.len(), 0);
+            step(&mut self.far[piece.0 as usize]);
+        }
+        if count <= 1 {
             self.refresh(piece);
+        }
+        if !is_remote && self.near(piece) <= 1 {
+            self.refresh_import(piece);
         }
     }
 
@@ -238,6 +296,8 @@ impl Pieces {
             assert_eq!(self.fresh.contains(piece), is_fresh, "{piece:?}");
             assert_eq!(self.orphans.contains(piece), is_lacked && !is_here && self.availability(piece) == 0);
             assert!(!(self.have.contains(piece) && self.claimed.contains(piece)));
+            let is_ours = self.stripes.contains(piece) || self.overdue.contains(piece);
+            assert_eq!(self.is_import(piece), is_ours && self.near(piece) == 0, "{piece:?}");
         }
     }
 }

@@ -1,9 +1,11 @@
+mod imports;
+
 use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use hawker_proto::{ByteRange, geometry};
+use hawker_proto::{ByteRange, Stripes, geometry};
 use proptest::prelude::*;
 
 use super::*;
@@ -48,7 +50,10 @@ impl Bench {
 
     fn up(&mut self, neighbor: u32) {
         let round_trip = Duration::from_micros(200);
-        assert_eq!(self.feed(DownloadInput::NeighborUp { neighbor: NeighborId(neighbor), round_trip }), vec![]);
+        assert_eq!(
+            self.feed(DownloadInput::NeighborUp { neighbor: NeighborId(neighbor), round_trip, is_remote: false }),
+            vec![]
+        );
     }
 
     fn records(&mut self) {
@@ -514,7 +519,7 @@ fn largest_task_keeps_a_few_bytes_a_piece() {
     let neighbor = NeighborId(1);
     let last = PieceIndex(geometry.piece_count() - 1);
     for input in [
-        DownloadInput::NeighborUp { neighbor, round_trip: Duration::ZERO },
+        DownloadInput::NeighborUp { neighbor, round_trip: Duration::ZERO, is_remote: false },
         DownloadInput::Records { pieces: vec![last] },
         DownloadInput::HavePiece { neighbor, piece: last },
     ] {
@@ -535,7 +540,7 @@ fn any_input(pieces: u32) -> impl Strategy<Value = DownloadInput> {
     let bytes = 0..u64::from(pieces) * 3 * BLOCK;
     let link = (neighbor.clone(), piece.clone(), block, time.clone()).prop_flat_map(move |(neighbor, piece, block, time)| {
         prop_oneof![
-            3 => Just(DownloadInput::NeighborUp { neighbor, round_trip: time }),
+            3 => any::<bool>().prop_map(move |is_remote| DownloadInput::NeighborUp { neighbor, round_trip: time, is_remote }),
             1 => Just(DownloadInput::NeighborDown { neighbor }),
             2 => (0..=pieces).prop_map(move |count| {
                 DownloadInput::Have { neighbor, pieces: PieceMap::full(if count == 0 { pieces + 1 } else { pieces }) }
@@ -563,6 +568,7 @@ fn any_input(pieces: u32) -> impl Strategy<Value = DownloadInput> {
             1 => Just(DownloadInput::Reader { piece }),
             1 => any::<bool>().prop_map(|is_connected| DownloadInput::Scheduler { is_connected }),
             1 => Just(DownloadInput::Allowance { bytes: a }),
+            1 => (0u32..16).prop_map(|bits| DownloadInput::Imports { stripes: Stripes::from_bits(bits) }),
         ]
     });
     prop_oneof![4 => link, 1 => own]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hawker_proto::trust::{SignedAllowance, SignedLease};
-use hawker_proto::{Geometry, HostId, TaskId};
+use hawker_proto::{Geometry, HostId, Stripes, TaskId};
 use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
 
@@ -35,6 +35,7 @@ pub(super) enum Early {
     Lease(SignedLease),
     Allowance(SignedAllowance),
     Neighbors { add: Vec<Neighbor>, remove: Vec<HostId> },
+    Imports(Stripes),
 }
 
 impl Director {
@@ -102,6 +103,7 @@ impl Director {
             ToHost::Wait { want, retry } => self.on_wait(want, retry),
             ToHost::WantFailed { want, failure, retry } => self.on_want_failed(want, &failure, retry),
             ToHost::Neighbors { task, add, remove } => self.on_neighbors(task, add, remove).await,
+            ToHost::Imports { task, stripes } => self.on_imports(task, stripes).await,
             ToHost::Lease { lease, valid } => self.on_lease(side, lease, valid).await,
             ToHost::NoLease { task, retry, is_changed, .. } => self.on_no_lease(side, task, retry, is_changed).await,
             ToHost::Allowance { task, allowance } => self.on_allowance(task, allowance).await,
@@ -202,8 +204,15 @@ impl Director {
         if running.state != State::Downloading || (add.is_empty() && remove.is_empty()) {
             return;
         }
-        let add = add.into_iter().map(|neighbor| (neighbor.id, neighbor.address)).collect();
         self.tell_shard(task, ShardCommand::Neighbors { task, add, remove }).await;
+    }
+
+    async fn on_imports(&mut self, task: TaskId, stripes: Stripes) {
+        match self.tasks.get(&task).map(|running| running.state) {
+            None => self.keep_early(task, Early::Imports(stripes), Instant::now() + EARLY_KEPT),
+            Some(State::Downloading) => self.tell_shard(task, ShardCommand::Imports { task, stripes }).await,
+            Some(_) => {}
+        }
     }
 
     async fn on_lease(&mut self, side: Side, lease: SignedLease, valid: Duration) {
@@ -254,6 +263,7 @@ impl Director {
                 Early::Lease(lease) => self.on_lease(Side::Cluster, lease, expires.duration_since(now)).await,
                 Early::Allowance(allowance) => self.on_allowance(task, allowance).await,
                 Early::Neighbors { add, remove } => self.on_neighbors(task, add, remove).await,
+                Early::Imports(stripes) => self.on_imports(task, stripes).await,
             }
         }
     }

@@ -154,7 +154,11 @@ impl World {
             task,
             geometry: Geometry::of_length(length).unwrap(),
             validators: Vec::new(),
-            neighbors: vec![Neighbor { id: self.scheduler.host_id(), address: "127.0.0.1:9".parse().unwrap() }],
+            neighbors: vec![Neighbor {
+                id: self.scheduler.host_id(),
+                address: "127.0.0.1:9".parse().unwrap(),
+                is_remote: false,
+            }],
             has_ranges: true,
             is_shared: true,
         }
