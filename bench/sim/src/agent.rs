@@ -79,6 +79,11 @@ impl Control {
         Self { key, id, is_connected: false, leases: BTreeMap::new() }
     }
 
+    /// Whether it holds the lease, from that life of the scheduler.
+    pub(crate) fn is_leased(&self, lease: LeaseId, life: u64) -> bool {
+        self.leases.get(&lease.0).is_some_and(|held| held.lease.lease.epoch == life)
+    }
+
     pub(crate) fn note_progress(&mut self, lease: LeaseId, upto: u64) {
         if let Some(held) = self.leases.get_mut(&lease.0) {
             held.upto = upto;
@@ -209,6 +214,7 @@ impl World<'_> {
             ToHost::Imports { task, stripes } => self.download(peer(task), DownloadInput::Imports { stripes }),
             ToHost::Lease { lease, valid } => {
                 let lease_id = LeaseId(lease.lease.serial);
+                self.note_lease(lease.lease.range.length());
                 self.clock.push(now + valid, Event::LeaseExpired { host, lease: lease_id });
                 self.take_lease(host, lease);
             }
@@ -227,6 +233,7 @@ impl World<'_> {
     /// The head of the origin's answer tells what the task is.
     pub(crate) fn resolved(&mut self, peer: PeerId, upto: u64) {
         let geometry = self.peer(peer).geometry;
+        self.budget.resolved(upto.min(geometry.length()));
         let resolution = Resolution {
             task: id_of(peer.task),
             geometry,

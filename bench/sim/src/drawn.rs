@@ -7,8 +7,8 @@ use crate::{MIB, Scenario, Zones};
 
 impl Scenario {
     /// A swarm of a few hosts with whatever can go wrong: deaths, seen or silent, a scheduler that goes away, zones, late
-    /// and slow hosts, hosts that run rarely. At least one host lives. One seed is one scenario: a failure is repeated
-    /// by it.
+    /// and slow hosts, hosts that run rarely, an origin that may be asked for little. At least one host lives. One
+    /// seed is one scenario: a failure is repeated by it.
     #[must_use]
     pub fn drawn(seed: u64) -> Self {
         let mut draws = Draws::new(seed);
@@ -44,7 +44,16 @@ impl Scenario {
         let border_bytes_per_s = rate * draw(1, 9) / 4;
         let border_latency = Duration::from_micros(draw(0, 20_000));
         let zones = Zones { sizes, border_bytes_per_s, latency: border_latency };
+        let slow_factor = 1 + draw(0, 4);
+        let mut cluster = equal.cluster.clone();
+        if draw(0, 3) == 0 {
+            cluster.origin_connections_max = few(draw(1, 9));
+        }
+        if draw(0, 4) == 0 {
+            cluster.origin_bytes_per_s = origin_bytes_per_s * draw(1, 9) / 4;
+        }
         Self {
+            cluster,
             noise,
             start_spread,
             deaths,
@@ -53,7 +62,7 @@ impl Scenario {
             death_notice,
             latency,
             slow_hosts,
-            slow_factor: 1 + draw(0, 4),
+            slow_factor,
             scheduler_away,
             zones,
             origin_bytes_per_s,

@@ -10,6 +10,7 @@
 //! slow start, a core that is smaller than the sum of its edges, disks.
 
 mod agent;
+mod budget;
 mod clock;
 mod drawn;
 mod host;

@@ -130,6 +130,11 @@ impl Origin {
         ByteRange::new(get.upto, get.range.end())
     }
 
+    /// All fetches.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (PeerId, LeaseId)> {
+        self.gets.iter().map(|get| (get.peer, get.lease))
+    }
+
     /// Fetches of a host.
     pub(crate) fn of_host(&self, host: u32) -> Vec<(PeerId, LeaseId)> {
         self.gets.iter().filter(|get| get.peer.host == host).map(|get| (get.peer, get.lease)).collect()

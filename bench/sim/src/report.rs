@@ -63,6 +63,8 @@ pub struct Report {
     pub origin_repeated_ratio: f64,
     /// Hosts that fetched from the origin at the same time, on average while it sent.
     pub origin_holders: f64,
+    /// Most leases that were fetched at the same time.
+    pub origin_leases_max: usize,
     /// Time until its last byte in which the origin sent nothing.
     pub origin_idle_s: f64,
     /// Leases given.
@@ -162,6 +164,7 @@ impl Report {
             wall_s: 0.0,
             origin_repeated_ratio: ratio(world.origin.bytes_repeated, length),
             origin_holders: world.origin.holders(),
+            origin_leases_max: world.leases_running_max,
             origin_idle_s: world.origin.idle_time().as_secs_f64(),
             leases: world.scheduler.lease_count(),
             leases_cut: world.leases_cut,

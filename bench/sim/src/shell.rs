@@ -88,6 +88,7 @@ impl World<'_> {
         );
         self.origin.bytes_repeated += repeated;
         self.origin.open(at, lease, range);
+        self.assert_origin_budget();
         self.serve_origin();
     }
 

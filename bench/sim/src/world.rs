@@ -6,6 +6,7 @@ use hawker_proto::{ByteRange, Instant, PieceIndex};
 use hawker_scheduler::{Input, ToHost};
 use hawker_swarm::{DownloadInput, LeaseId, LinkId, NeighborId, OriginOutcome, UploadInput};
 
+use crate::budget::Budget;
 use crate::clock::{Clock, Draws};
 use crate::host::Host;
 use crate::network::Transmission;
@@ -42,6 +43,9 @@ pub(crate) struct World<'a> {
     /// Leases whose time was over before their fetch.
     pub(crate) leases_cut: u64,
     pub(crate) grants: u64,
+    pub(crate) budget: Budget,
+    /// Most leases that were fetched at the same time.
+    pub(crate) leases_running_max: usize,
     pub(crate) messages: u64,
     events: u64,
     /// Grows with every event, by its time and kind: equal traces have equal ones.
@@ -223,6 +227,8 @@ impl<'a> World<'a> {
             last_death: None,
             leases_cut: 0,
             grants: 0,
+            budget: Budget::default(),
+            leases_running_max: 0,
             messages: 0,
             events: 0,
             trace: 0,
@@ -254,13 +260,18 @@ impl<'a> World<'a> {
             self.note_event(entry.at, host);
             self.step(entry.event);
             if let Some(host) = host.filter(|_| self.events.is_multiple_of(CHECK_EVERY)) {
-                self.peers_of(host).for_each(|peer| self.peer(peer).download.assert_invariants());
-                self.hosts[host as usize].upload.assert_invariants();
+                self.assert_host_invariants(host);
             }
         }
+        (0..self.scenario.hosts).for_each(|host| self.assert_host_invariants(host));
         self.scheduler.assert_invariants();
         let samples = sampler.map(|sampler| sampler.end(self.sample())).unwrap_or_default();
         (Report::of(&self), samples)
+    }
+
+    fn assert_host_invariants(&self, host: u32) {
+        self.peers_of(host).for_each(|peer| self.peer(peer).download.assert_invariants());
+        self.hosts[host as usize].upload.assert_invariants();
     }
 
     /// Where the run stands.
