@@ -32,7 +32,7 @@ fn catalog() -> Vec<u8> {
         body.extend_from_slice(&(number as u64 + 1).to_le_bytes());
         body.extend_from_slice(&id());
         body.extend_from_slice(&1u64.to_le_bytes());
-        body.extend_from_slice(&(256u64 * 1024).to_le_bytes());
+        body.extend_from_slice(&(64u64 * 1024).to_le_bytes());
         body.extend_from_slice(&id());
         body.extend_from_slice(&id());
         body.extend_from_slice(&[0; 32]);

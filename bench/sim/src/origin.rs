@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use hawker_proto::{BLOCK_BYTES, ByteRange, Geometry, Instant, PieceIndex, PieceMap};
+use hawker_proto::{ByteRange, Geometry, Instant, PieceIndex, PieceMap};
 use hawker_swarm::LeaseId;
 
 use crate::peer::PeerId;
@@ -94,7 +94,7 @@ impl Origin {
     pub(crate) fn next_part(&mut self) -> Option<(PeerId, LeaseId, ByteRange)> {
         for _ in 0..self.gets.len() {
             let mut get = self.gets.pop_front()?;
-            let block = u64::from(BLOCK_BYTES);
+            let block = u64::from(self.tasks[usize::from(get.peer.task)].block_bytes());
             let end = (get.next / block + 1).saturating_mul(block).min(get.range.end());
             let part = ByteRange::new(get.next, end).filter(|part| !part.is_empty() && get.in_flight < WINDOW);
             if let Some(part) = part {

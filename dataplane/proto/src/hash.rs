@@ -10,6 +10,7 @@ use core::str::FromStr;
 
 use blake3::hazmat::{HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
+use crate::geometry::PIECE_BYTES_MIN;
 use crate::ids::{ParseIdError, parse_hex, write_hex};
 use crate::{BLOCK_BYTES, Geometry, PieceIndex};
 
@@ -24,10 +25,10 @@ pub struct Root(pub [u8; 32]);
 /// The chaining value of the block that starts `offset` bytes into its task.
 ///
 /// # Panics
-/// When `offset` is not a multiple of [`BLOCK_BYTES`], or `bytes` is empty or longer than a block.
+/// When no block of any task starts at `offset`, or `bytes` is empty or longer than a block that starts there.
 #[must_use]
 pub fn block_value(offset: u64, bytes: &[u8]) -> ChainingValue {
-    assert!(offset.is_multiple_of(u64::from(BLOCK_BYTES)), "block at {offset} is not aligned");
+    assert!(offset.is_multiple_of(u64::from(PIECE_BYTES_MIN)), "block at {offset} is not aligned");
     assert!(!bytes.is_empty() && bytes.len() <= BLOCK_BYTES as usize, "{} bytes in a block", bytes.len());
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(offset);
@@ -42,20 +43,17 @@ pub fn block_value(offset: u64, bytes: &[u8]) -> ChainingValue {
 #[must_use]
 pub fn piece_value(geometry: Geometry, piece: PieceIndex, blocks: &[ChainingValue]) -> Option<ChainingValue> {
     let is_complete = blocks.len() == geometry.block_count(piece) as usize;
-    is_complete.then(|| merge(blocks, geometry.piece_range(piece).length(), u64::from(BLOCK_BYTES)))
+    is_complete.then(|| merge(blocks, geometry.piece_range(piece).length(), u64::from(geometry.block_bytes())))
 }
 
 /// BLAKE3 of the content, merged from the values of its pieces. `None` when `pieces` is not one value per piece, and
-/// for content of at most one block, whose root is another hash of its bytes: see [`root_of_bytes`].
+/// for content of at most one piece: see [`root_of_blocks`] and [`root_of_bytes`].
 #[must_use]
 pub fn root_of_pieces(geometry: Geometry, pieces: &[ChainingValue]) -> Option<Root> {
     let length = geometry.length();
-    if pieces.len() != geometry.piece_count() as usize || length <= u64::from(BLOCK_BYTES) {
-        return None;
-    }
     let leaf = u64::from(geometry.piece_bytes());
-    // One piece of several blocks: its root cannot be had from its non-root value.
-    if length <= leaf {
+    // The root of one piece cannot be had from its value, which is not a root's.
+    if pieces.len() != geometry.piece_count() as usize || length <= leaf {
         return None;
     }
     let (left, right, left_length) = halves(pieces, length, leaf);
@@ -64,8 +62,9 @@ pub fn root_of_pieces(geometry: Geometry, pieces: &[ChainingValue]) -> Option<Ro
     Some(Root(*merge_subtrees_root(&left.0, &right.0, Mode::Hash).as_bytes()))
 }
 
-/// BLAKE3 of content of one piece, merged from the values of its blocks. `None` when the values are not one per
-/// block, and for content of at most one block: see [`root_of_bytes`].
+/// BLAKE3 of content of one piece of several blocks, merged from their values. `None` when the values are not one per
+/// block of [`BLOCK_BYTES`], and for content of at most one block, whose root is another hash of its bytes: see
+/// [`root_of_bytes`].
 #[must_use]
 pub fn root_of_blocks(length: u64, blocks: &[ChainingValue]) -> Option<Root> {
     let leaf = u64::from(BLOCK_BYTES);
@@ -130,14 +129,15 @@ macro_rules! hex_forms {
 hex_forms!(ChainingValue);
 hex_forms!(Root);
 
-/// The values of `bytes`, block by block, as if they started `offset` bytes into their task.
+/// The values of `bytes`, block by block, as if they started `offset` bytes into a task of this form.
 ///
 /// # Panics
 /// As [`block_value`].
 #[must_use]
-pub fn block_values(offset: u64, bytes: &[u8]) -> Vec<ChainingValue> {
-    let starts = (offset..).step_by(BLOCK_BYTES as usize);
-    starts.zip(bytes.chunks(BLOCK_BYTES as usize)).map(|(start, block)| block_value(start, block)).collect()
+pub fn block_values(geometry: Geometry, offset: u64, bytes: &[u8]) -> Vec<ChainingValue> {
+    let block_bytes = geometry.block_bytes() as usize;
+    let starts = (offset..).step_by(block_bytes);
+    starts.zip(bytes.chunks(block_bytes)).map(|(start, block)| block_value(start, block)).collect()
 }
 
 #[cfg(test)]
@@ -151,18 +151,18 @@ mod tests {
                 let range = geometry.piece_range(PieceIndex(index));
                 let at = |offset: u64| usize::try_from(offset).unwrap();
                 let bytes = &content[at(range.start())..at(range.end())];
-                piece_value(geometry, PieceIndex(index), &block_values(range.start(), bytes)).unwrap()
+                piece_value(geometry, PieceIndex(index), &block_values(geometry, range.start(), bytes)).unwrap()
             })
             .collect();
         root_of_pieces(geometry, &pieces)
-            .or_else(|| root_of_blocks(content.len() as u64, &block_values(0, content)))
+            .or_else(|| root_of_blocks(content.len() as u64, &block_values(geometry, 0, content)))
             .unwrap_or_else(|| root_of_bytes(content))
     }
 
     #[test]
     fn merged_root_is_blake3_of_the_content_for_every_tail() {
         let block = BLOCK_BYTES as usize;
-        let tails = [0, 1, 1023, 1024, 1025, block - 1, block / 2 + 7];
+        let tails = [0, 1, 1023, 1024, 1025, block / 4, block - 1, block / 2 + 7];
         for blocks in [0, 1, 2, 3, 4, 5, 8, 9, 13] {
             for tail in tails {
                 let content: Vec<u8> =

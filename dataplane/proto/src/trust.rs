@@ -31,7 +31,7 @@ use core::fmt;
 
 pub use grant::{Allowance, Grant, Lease, SignedAllowance, SignedLease};
 
-use crate::geometry::{PIECE_BYTES_MAX, PIECE_BYTES_MIN};
+use crate::geometry::PIECE_BYTES_MAX;
 use crate::wire::Reader;
 use crate::{BLOCK_BYTES, ChainingValue, Geometry, HostKey, PieceIndex, PublicKey, Signature, TaskId};
 
@@ -41,7 +41,7 @@ pub use crate::wire::DecodeError;
 /// stays below 64 KiB.
 pub const BATCH_PIECES_MAX: usize = 16;
 /// Blocks in one record, at most.
-pub const RECORD_BLOCKS_MAX: u32 = PIECE_BYTES_MAX / PIECE_BYTES_MIN;
+pub const RECORD_BLOCKS_MAX: u32 = PIECE_BYTES_MAX / BLOCK_BYTES;
 /// Bytes of an encoded [`SignedLease`].
 pub const LEASE_BYTES: usize = 104 + SIGNATURE_BYTES;
 /// Bytes of an encoded [`SignedAllowance`].
@@ -61,7 +61,7 @@ const RECORDS_DOMAIN: &str = "hawker-records-v1";
 const GRANT_LEASE: u8 = 1;
 const GRANT_ALLOWANCE: u8 = 2;
 
-const _: () = assert!(PIECE_BYTES_MIN == BLOCK_BYTES && RECORD_BLOCKS_MAX == 64);
+const _: () = assert!(RECORD_BLOCKS_MAX == 64);
 
 /// What a piece's blocks hash to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

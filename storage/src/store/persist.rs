@@ -4,7 +4,7 @@
 use std::io;
 
 use hawker_proto::hash::{root_of_blocks, root_of_bytes, root_of_pieces};
-use hawker_proto::{BLOCK_BYTES, PieceIndex, Root, TaskId};
+use hawker_proto::{PieceIndex, Root, TaskId};
 use rustix::fs::{Mode, OFlags};
 
 use super::create::NOFOLLOW;
@@ -143,7 +143,7 @@ impl Store {
             if missing_pieces > 0 {
                 return Err(Failure::Refused(SealError::Incomplete { missing_pieces }));
             }
-            if (1..=u64::from(BLOCK_BYTES)).contains(&geometry.length()) {
+            if geometry.block_count_total() == 1 {
                 // The root of one block is no merge of chaining values: it takes the bytes.
                 let len = usize::try_from(geometry.length()).expect("a block");
                 let content = file.content().clone();
@@ -362,7 +362,7 @@ impl Store {
 /// The root of a task that has all its pieces. `content` is needed, and looked at, only up to one block.
 fn root_of(file: &TaskFile, content: &[u8]) -> Option<Root> {
     let geometry = file.geometry();
-    if geometry.length() <= u64::from(BLOCK_BYTES) {
+    if geometry.block_count_total() <= 1 {
         return (content.len() as u64 == geometry.length()).then(|| root_of_bytes(content));
     }
     if geometry.piece_count() == 1 {

@@ -62,7 +62,7 @@ pub fn sample(number: u8, length: usize) -> Sample {
     let geometry = Geometry::of_length(length as u64).expect("a small length");
     let rows = (0..geometry.piece_count()).map(|piece| {
         let range = geometry.piece_range(PieceIndex(piece));
-        block_values(range.start(), &bytes[range.start() as usize..range.end() as usize])
+        block_values(geometry, range.start(), &bytes[range.start() as usize..range.end() as usize])
     });
     let records = rows.collect();
     let root = root_of_bytes(&bytes);

@@ -316,7 +316,7 @@ fn channel_bound_to_another_task_after_a_request_harms_nobody() {
             // Of the small task the one block is here, of the large one the first piece: two blocks.
             for (task, geometry, shared) in &tasks {
                 let range = geometry.piece_range(PieceIndex(0));
-                let values = hawker_proto::hash::block_values(0, &content(size(range.length())));
+                let values = hawker_proto::hash::block_values(*geometry, 0, &content(size(range.length())));
                 hawker_storage::blocking::write_at(shared.file().content(), &content(size(range.length())), 0).unwrap();
                 shared.file().put_record(PieceIndex(0), &values).unwrap();
                 shared.file().mark_received(PieceIndex(0));

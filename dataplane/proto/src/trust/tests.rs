@@ -84,19 +84,19 @@ fn batch_has_its_golden_bytes() {
             Grant::Lease(lease()),
             "01",
             hex(&lease().encode()),
-            "2d62527be41a9be796e3f633cec9863ff9db37b852f26138e07d96a3ba2a6c69\
-             675caf03a297aeb0256b294286f4a412e6f768a860a63ea654b3eb7663026e01",
+            "4ac0240b455c6f9eda925daa2305db982bc2a2fe88b10addd6e4cd2254b31bbe\
+             9d70fc3a605615c901c5f29c83e5e6c67431b35f2fc487aac89cde170a9e2703",
         ),
         (
             Grant::Allowance(allowance()),
             "02",
             hex(&allowance().encode()),
-            "ea5d6a8cf679a9f8adcd1e8edea6c6a9fb2a7461f590c0fd9e1cfecb09e2091c\
-             94153f56581f67da64435af37a5e3d688578ba49c36cf735365beb32eb517e06",
+            "b24760c573f42d3ff49b182c14cb138e33c772a2c17e6c290a2644f2513fc9c1\
+             c6e7b530facb4ae6a5881e9e76f086ea48c28849f8390af0467fc04f9d788409",
         ),
     ];
     for (grant, kind, grant_bytes, signature) in cases {
-        let head = format!("{}010010000000000000000400{kind}020000", "aa".repeat(32));
+        let head = format!("{}010010000000000000000100{kind}020000", "aa".repeat(32));
         let batch = batch(grant);
         assert_eq!(hex(&batch.encode()), head + &grant_bytes + &records + signature);
         assert_eq!(RecordBatch::decode(&batch.encode()), Ok(batch.clone()));
@@ -173,11 +173,11 @@ fn batch_of_another_geometry_is_refused() {
 #[test]
 fn record_outside_the_lease_is_refused() {
     let with = |records| RecordBatch::sign(&host(2), TASK, geometry(), Grant::Lease(lease()), records);
-    let last = PieceIndex(4);
-    assert_eq!(verdict(&with(vec![record(4, 1)])), Err(VerifyError::OutsideLease(last)));
-    assert_eq!(verdict(&with(vec![record(5, 1)])), Err(VerifyError::NoSuchPiece(PieceIndex(5))));
+    let last = PieceIndex(16);
+    assert_eq!(verdict(&with(vec![record(16, 1)])), Err(VerifyError::OutsideLease(last)));
+    assert_eq!(verdict(&with(vec![record(17, 1)])), Err(VerifyError::NoSuchPiece(PieceIndex(17))));
     assert_eq!(verdict(&with(vec![record(u32::MAX, 1)])), Err(VerifyError::NoSuchPiece(PieceIndex(u32::MAX))));
-    let records = vec![record(4, 1)];
+    let records = vec![record(16, 1)];
     let allowed = RecordBatch::sign(&host(2), TASK, geometry(), Grant::Allowance(allowance()), records);
     assert_eq!(verdict(&allowed), Ok(()), "an allowance covers every piece");
 }

@@ -5,13 +5,15 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use hawker_proto::geometry::PIECE_BYTES_MIN;
 use hawker_proto::{ByteRange, Stripes, geometry};
 use proptest::prelude::*;
 
 use super::*;
 use crate::rng::Rng;
 
-const BLOCK: u64 = BLOCK_BYTES as u64;
+/// The one block of a piece of the small tasks here.
+const BLOCK: u64 = PIECE_BYTES_MIN as u64;
 
 /// A download under test: what it puts out is gathered, its clock is ours.
 struct Bench {

@@ -88,7 +88,7 @@ impl Director {
             task,
             serial,
             range,
-            length: running.about.geometry.length(),
+            geometry: running.about.geometry,
             spec: running.origin_spec(),
             parked: if range.start() == 0 { running.take_parked() } else { None },
             shard,

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use hawker_proto::http1::OriginAnswer;
 use hawker_proto::url::Url;
-use hawker_proto::{BLOCK_BYTES, ByteRange, TaskId, hash};
+use hawker_proto::{ByteRange, Geometry, TaskId, hash};
 
 use super::body::{BlockSource, Body, TaskLimit};
 use super::client::{Answered, Ask, Condition, OriginClient};
@@ -26,10 +26,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct FetchJob {
     pub(crate) task: TaskId,
     pub(crate) serial: u64,
-    /// Starts at a block; ends at one or at `length`.
+    /// Starts at a block; ends at one or at the end of the task.
     pub(crate) range: ByteRange,
     /// Of the whole task.
-    pub(crate) length: u64,
+    pub(crate) geometry: Geometry,
     pub(crate) spec: OriginSpec,
     /// The resolve's own body, when the range starts at 0 and it is still open.
     pub(crate) parked: Option<OpenBody>,
@@ -106,15 +106,16 @@ async fn part(
     let OpenBody { mut body, end } = open;
     body.limit(&job.limit);
     let end = job.range.end().min(end.unwrap_or(u64::MAX));
+    let block_bytes = u64::from(job.geometry.block_bytes());
     while *at < end {
         let mut block = source.take().await;
-        let length = usize::try_from((end - *at).min(u64::from(BLOCK_BYTES))).unwrap_or(BLOCK_BYTES as usize);
+        let length = usize::try_from((end - *at).min(block_bytes)).unwrap_or(usize::MAX);
         let filled = body.fill(source, &mut block, 0..length).await?;
         if filled < length {
             return Err(OriginError::Broken { host: host_of(job), reason: "the body ended early".to_owned() });
         }
         // An answer that ends between blocks is asked on from the block's start.
-        if length < BLOCK_BYTES as usize && *at + length as u64 != job.length {
+        if (length as u64) < block_bytes && *at + length as u64 != job.geometry.length() {
             return Ok(());
         }
         let value = hash::block_value(*at, &block.as_slice()[..length]);
@@ -143,11 +144,11 @@ async fn open_at(
         OriginAnswer::Partial { range: got, .. } if got.start() == at => {
             Ok(OpenBody { body: Body::new(answered.body, host), end: Some(got.end()) })
         }
-        OriginAnswer::Whole { length } if length.is_none_or(|length| length == job.length) => {
+        OriginAnswer::Whole { length } if length.is_none_or(|length| length == job.geometry.length()) => {
             let mut body = Body::new(answered.body, host.clone());
             body.limit(&job.limit);
             if body.skip(source, at).await? {
-                Ok(OpenBody { body, end: Some(job.length) })
+                Ok(OpenBody { body, end: Some(job.geometry.length()) })
             } else {
                 Err(OriginError::Broken { host, reason: "the body ended early".to_owned() })
             }
@@ -161,7 +162,7 @@ async fn open_at(
 fn check_version(job: &FetchJob, answered: &Answered) -> Result<(), OriginError> {
     let changed = || Err(OriginError::Changed { host: answered.host.clone() });
     if let OriginAnswer::Partial { total: Some(total), .. } = answered.answer
-        && total != job.length
+        && total != job.geometry.length()
     {
         return changed();
     }

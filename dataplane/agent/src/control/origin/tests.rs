@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hawker_proto::url::Url;
-use hawker_proto::{BLOCK_BYTES, ByteRange, TaskId, hash};
+use hawker_proto::{BLOCK_BYTES, ByteRange, Geometry, TaskId, hash};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -41,7 +41,8 @@ async fn fetch(origin: &Origin, content: &[u8], range: (u64, u64), change: impl 
         task: TaskId([1; 32]),
         serial: 9,
         range: ByteRange::new(range.0, range.1).unwrap(),
-        length: content.len() as u64,
+        // Of 256 KiB blocks.
+        geometry: Geometry::of_stream(content.len() as u64).unwrap(),
         spec,
         parked: None,
         shard,
