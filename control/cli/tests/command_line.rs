@@ -102,7 +102,17 @@ fn sim_prints_its_figures_for_people_and_for_scripts() {
     let output = hawker(&ROLLOUT);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    for word in ["makespan", "p50", "p99", "lower bound", "makespan_ratio", "origin_ratio", "waste", "scheduler"] {
+    for word in [
+        "makespan",
+        "p50",
+        "p99",
+        "lower bound",
+        "makespan_ratio",
+        "origin_ratio",
+        "cross_zone_ratio",
+        "waste",
+        "scheduler",
+    ] {
         assert!(shown.contains(word), "{word} is missing:\n{shown}");
     }
     let json = |seed: &str| -> serde_json::Value {
@@ -111,7 +121,7 @@ fn sim_prints_its_figures_for_people_and_for_scripts() {
         serde_json::from_slice(&output.stdout).expect("one JSON object")
     };
     let report = json("7");
-    let keys = "hosts pieces seed makespan_s p50_s p99_s bound_s makespan_ratio p99_ratio origin_ratio waste failed_hosts \
+    let keys = "hosts pieces seed makespan_s p50_s p99_s bound_s makespan_ratio p99_ratio origin_ratio cross_zone_ratio waste failed_hosts \
                 scheduler_messages_per_host scheduler_cpu_s events wall_s";
     for key in keys.split_whitespace() {
         assert!(report[key].is_number(), "{key}: {report}");

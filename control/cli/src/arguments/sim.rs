@@ -14,7 +14,8 @@ One seed is one course of events: the same command prints the same figures.
 
 makespan is the time from the first start to the last host that finishes; p50 and p99 are times of hosts, each from its own \
 start. The lower bound is the time that no swarm can beat with these links; makespan_ratio and p99_ratio are over it. \
-origin_ratio counts the copies that left the origin, waste is the part of received bytes that were there already. \
+origin_ratio counts the copies that left the origin, cross_zone_ratio those that came into each zone, waste is the part \
+of received bytes that were there already. \
 Connections are perfect in the model: no loss, no slow start of TCP, and disks that keep up.
 
 Exit code 0 only when every host that lives has all of the file and nothing broke on the way.";
@@ -27,6 +28,7 @@ const EXAMPLES: &str = "\
 Examples:
   hawker sim --hosts 200 --size 2GiB --host-rate 1Gbit --origin-rate 10Gbit
   hawker sim --hosts 500 --size 1GiB --host-rate 1Gbit --origin-rate 1Gbit --slow 20% --plot a.svg
+  hawker sim --hosts 400 --size 1GiB --host-rate 1Gbit --origin-rate 1Gbit --zones 8 --zone-uplink 4Gbit
   hawker sim --hosts 100 --size 64MiB --host-rate 1Gbit --origin-rate 1Gbit --json | jq .p99_s
 
 Look for a failure of Hawker itself in 10,000 small swarms with faults, on all cores:
@@ -65,6 +67,12 @@ pub(crate) struct RolloutArguments {
     /// Round trip between any two hosts, and to origin and scheduler
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "0.2ms")]
     pub(crate) rtt: Duration,
+    /// The hosts are in so many zones, dealt out in turn; the origin is in none
+    #[arg(long, value_name = "Z", requires = "zone_uplink", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) zones: Option<u32>,
+    /// Rate at which a zone's hosts together exchange with other zones and the origin, each way
+    #[arg(long, value_name = "RATE", requires = "zones", value_parser = parse_rate)]
+    pub(crate) zone_uplink: Option<u64>,
     /// Part of the hosts that dies, one after the other, until the lower bound
     #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "0%")]
     pub(crate) churn: f64,
@@ -81,7 +89,7 @@ pub(crate) struct RolloutArguments {
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
     /// Print one JSON object: hosts, pieces, seed, makespan_s, p50_s, p99_s, bound_s, makespan_ratio, p99_ratio,
-    /// origin_ratio, waste, failed_hosts, scheduler_messages_per_host, scheduler_cpu_s, events, wall_s
+    /// origin_ratio, cross_zone_ratio, waste, failed_hosts, scheduler_messages_per_host, scheduler_cpu_s, events, wall_s
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hawker_proto::geometry::LENGTH_MAX;
-use hawker_sim::{Report, Sample, Scenario};
+use hawker_sim::{Report, Sample, Scenario, Zones};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::estimate::{Estimate, available_memory};
@@ -75,6 +75,16 @@ fn scenario(chosen: &RolloutArguments, seed: u64) -> Result<Scenario, Failure> {
     if chosen.slow > 0.0 && chosen.host_rate < chosen.slow_factor {
         return usage("nothing arrives at the slow hosts", "a smaller --slow-factor or a higher --host-rate");
     }
+    if chosen.zones.is_some_and(|zones| zones > chosen.hosts) {
+        return usage("--zones is more than --hosts: some zones would be empty", "fewer zones");
+    }
+    if chosen.zone_uplink == Some(0) {
+        return usage("nothing enters a zone at a rate of 0", "write --zone-uplink such as 10Gbit");
+    }
+    let zones = match (chosen.zones, chosen.zone_uplink) {
+        (Some(count), Some(rate)) => Zones::equal(chosen.hosts, count, rate),
+        _ => Zones::default(),
+    };
     let equal = Scenario::equal_hosts(chosen.hosts, chosen.size, chosen.host_rate);
     let deaths = part(chosen.churn, chosen.hosts);
     if deaths == chosen.hosts {
@@ -88,6 +98,7 @@ fn scenario(chosen: &RolloutArguments, seed: u64) -> Result<Scenario, Failure> {
         deaths,
         slow_hosts: part(chosen.slow, chosen.hosts),
         slow_factor: chosen.slow_factor,
+        zones,
         ..equal
     };
     let bound = scenario.bound();
@@ -128,6 +139,7 @@ fn table(scenario: &Scenario, report: &Report) -> String {
         row("makespan_ratio", format!("{makespan_ratio:.3}"), "makespan over the lower bound"),
         row("p99_ratio", format!("{p99_ratio:.3}"), "p99 over the lower bound"),
         row("origin_ratio", format!("{origin_ratio:.3}"), "copies that left the origin"),
+        row("cross_zone_ratio", format!("{:.3}", report.cross_zone_ratio), "copies that came into each zone"),
         row("waste", format!("{:.2} %", 100.0 * waste), "of the received bytes were there already"),
     ];
     if report.dead_hosts > 0 {
@@ -159,6 +171,8 @@ mod tests {
             host_rate: 125_000_000,
             origin_rate: 25_000_000,
             rtt: Duration::from_millis(10),
+            zones: None,
+            zone_uplink: None,
             churn: 0.05,
             slow: 0.2,
             slow_factor: 4,
@@ -186,12 +200,21 @@ mod tests {
             RolloutArguments { origin_rate: 0, ..chosen() },
             RolloutArguments { host_rate: 3, ..chosen() },
             RolloutArguments { churn: 1.0, ..chosen() },
+            RolloutArguments { zones: Some(41), zone_uplink: Some(1), ..chosen() },
+            RolloutArguments { zones: Some(4), zone_uplink: Some(0), ..chosen() },
         ];
         for chosen in impossible {
             let failure = scenario(&chosen, 1).unwrap_err();
             assert_eq!(failure.exit, crate::exit::Exit::Usage, "{chosen:?}");
             assert!(!failure.hint.is_empty(), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn zones_are_of_equal_size_and_share_a_border_each() {
+        let chosen = RolloutArguments { zones: Some(4), zone_uplink: Some(500_000_000), ..chosen() };
+        let zones = scenario(&chosen, 1).unwrap().zones;
+        assert_eq!((zones.sizes, zones.border_bytes_per_s), (vec![10; 4], 500_000_000));
     }
 
     #[test]
