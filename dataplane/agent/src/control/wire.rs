@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn announcement_carries_bits_only_while_incomplete() {
-        let geometry = Geometry::of_length(3 << 20).unwrap();
+        let geometry = Geometry::of_length(1 << 20).unwrap();
         let mut announcement = Announcement {
             task: TaskId([1; 32]),
             geometry,
