@@ -37,11 +37,22 @@ fn two_hosts_share_one_copy() {
 
 #[test]
 fn fifty_hosts_finish_close_to_the_bound() {
-    // 1.15-1.17, of which 0.12 is the time until the first pieces have spread: F / c is only half a second.
+    // 1.05-1.06: F / c is only half a second.
     for seed in 1..=5 {
         let scenario = Scenario { seed, ..Scenario::equal_hosts(50, 64 * MIB, GBIT) };
-        let report = simulate(&scenario, 1.20, 1.0);
+        let report = simulate(&scenario, 1.10, 1.0);
         assert!(report.waste < 0.03, "{report}");
+    }
+}
+
+#[test]
+fn short_task_leaves_the_origin_once_and_spreads_fast() {
+    // 1.13, 1.25-1.27, 1.38. 128 pieces: the best there is takes as many rounds more as copies double: 1.03, 1.05 and 1.07.
+    for seed in 1..=3 {
+        for (hosts, makespan_ratio_max) in [(8, 1.18), (64, 1.30), (1000, 1.40)] {
+            let scenario = Scenario { seed, ..Scenario::equal_hosts(hosts, 8 * MIB, GBIT) };
+            simulate(&scenario, makespan_ratio_max, 1.0);
+        }
     }
 }
 
@@ -169,10 +180,10 @@ fn origin_is_asked_for_no_more_than_its_budget() {
 
 #[test]
 fn image_of_many_layers_leaves_the_origin_once() {
-    // 1.28-1.29: twenty tasks share eight links and the slots of eight hosts.
+    // 1.23-1.25: twenty tasks share eight links and the slots of eight hosts.
     for seed in 1..=3 {
         let scenario = Scenario { seed, ..Scenario::image(8, &IMAGE_LAYERS, GBIT) };
-        let report = simulate(&scenario, 1.40, 1.0);
+        let report = simulate(&scenario, 1.30, 1.0);
         assert_eq!(report.tasks.iter().map(|task| task.length).sum::<u64>(), scenario.length());
         let longest = report.tasks.iter().map(|task| task.max_s).fold(0.0, f64::max);
         assert_eq!(longest, report.makespan_s, "a host is done with its last layer");

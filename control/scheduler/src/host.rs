@@ -73,6 +73,8 @@ pub(crate) enum Role {
         origin: Slot<Origin>,
         /// Names the attempt, for timers.
         attempt: u64,
+        /// When it was told to.
+        told_at: Instant,
         /// Another takes over when nothing is heard until then.
         silent_at: Instant,
         /// Only for itself: the answer was not to be shared.

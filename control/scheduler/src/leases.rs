@@ -30,6 +30,12 @@ const FIRST_BYTES: u64 = 4 << 20;
 const LEASE_BYTES_MAX: u64 = 64 << 20;
 /// Of what is left: the last leases are single pieces, over several hosts.
 const TAIL_PARTS: u64 = 8;
+/// Of a task: the leases of a short one are single pieces, so that each is soon whole somewhere and goes on (simulated, 8
+/// MiB to 1,000 hosts: 1.41-1.42 with 32 parts, 1.38 with 128) ...
+const TASK_PARTS: u64 = 128;
+/// ... and no more is open than this part of it (image of 20 layers to 8 hosts: 1.25-1.26 with an eighth, 1.23-1.25 with
+/// a quarter).
+const TASK_PARTS_OPEN: u64 = 4;
 /// Rate assumed for the time of a lease when nothing is known.
 const RATE_UNKNOWN: u64 = 1 << 20;
 const LEASE_TIME_MIN: Duration = Duration::from_secs(2);
@@ -243,8 +249,9 @@ impl Cluster {
         for _ in 0..REFUSALS_PER_STEP {
             let (row, source) = (&self.tasks[task], &self.origins[origin]);
             let open = row.leases.len();
-            let is_covered =
-                source.leases >= PARALLEL_MIN && source.window().is_none_or(|window| source.outstanding >= window);
+            let open_bytes_max = row.geometry.length() / TASK_PARTS_OPEN;
+            let is_covered = source.leases >= PARALLEL_MIN
+                && source.window().is_none_or(|window| source.outstanding >= window.min(open_bytes_max));
             let open_max = if row.has_ranges { PARALLEL_MAX } else { 1 };
             if open >= open_max || open > 0 && is_covered || row.free_count() == 0 {
                 return false;
@@ -276,7 +283,10 @@ impl Cluster {
         let piece_bytes = u64::from(row.geometry.piece_bytes());
         let share = self.origins[origin].window().map_or(FIRST_BYTES, |window| window / u64::from(PARALLEL_MIN));
         let left = u64::from(row.free_count()) * piece_bytes;
+        let holder_rate = self.hosts[self.peers[ask.peer].host].info.link_bytes_per_s;
+        let worth = self.origins[origin].worth_asking(holder_rate).filter(|_| holder_rate > 0).unwrap_or(u64::MAX);
         let mut bytes = share.min(LEASE_BYTES_MAX).min(left / TAIL_PARTS);
+        bytes = bytes.min(worth.max(row.geometry.length() / TASK_PARTS));
         let limit = self.config.origin_bytes_per_s;
         if limit > 0 {
             bytes = bytes.min(limit / u64::from(PARALLEL_MIN));

@@ -40,6 +40,8 @@ pub(crate) struct Origin {
     pub(crate) wake_at: Option<Instant>,
     /// Doublings of lease times, since leases ran out before they were fetched.
     pub(crate) patience: u32,
+    /// Shortest time from telling a host to resolve to its answer: what a request costs besides its bytes.
+    round_trip: Option<Duration>,
     rate: u64,
     measured_since: Instant,
     measured_bytes: u64,
@@ -62,12 +64,23 @@ impl Origin {
             users: 0,
             wake_at: None,
             patience: 0,
+            round_trip: None,
             rate: 0,
             measured_since: now,
             measured_bytes: 0,
             tokens: signed(bytes_per_s),
             refilled_at: now,
         }
+    }
+
+    /// A resolve took so long.
+    pub(crate) fn answered(&mut self, span: Duration) {
+        self.round_trip = Some(self.round_trip.map_or(span, |least| least.min(span)));
+    }
+
+    /// Bytes of a lease below which requests cost more than their bytes at `rate` bytes/s; `None` while unknown.
+    pub(crate) fn worth_asking(&self, rate: u64) -> Option<u64> {
+        Some(bytes_in(rate, self.round_trip?))
     }
 
     /// Measured bytes/s over all holders; 0 while unknown.

@@ -23,7 +23,7 @@ fn first_want_resolves_and_the_others_are_answered_when_it_is_done() {
     for host in &hosts {
         world.want(*host, 1, WantKey::Resolve(key_of(1)));
     }
-    assert!(matches!(world.heard(hosts[0])[..], [ToHost::Resolve { upto: 0x40_0000, previous: None, .. }]));
+    assert!(matches!(world.heard(hosts[0])[..], [ToHost::Resolve { upto: 0x4_0000, previous: None, .. }]));
     for host in &hosts[1..] {
         assert!(matches!(world.heard(*host)[..], [ToHost::Wait { .. }]));
     }
