@@ -139,9 +139,12 @@ fn table(scenario: &Scenario, report: &Report) -> String {
         row("makespan_ratio", format!("{makespan_ratio:.3}"), "makespan over the lower bound"),
         row("p99_ratio", format!("{p99_ratio:.3}"), "p99 over the lower bound"),
         row("origin_ratio", format!("{origin_ratio:.3}"), "copies that left the origin"),
-        row("cross_zone_ratio", format!("{:.3}", report.cross_zone_ratio), "copies that came into each zone"),
         row("waste", format!("{:.2} %", 100.0 * waste), "of the received bytes were there already"),
     ];
+    if !scenario.zones.sizes.is_empty() {
+        let ratio = format!("{:.3}", report.cross_zone_ratio);
+        lines.push(row("cross_zone_ratio", ratio, "copies that came into each zone"));
+    }
     if report.dead_hosts > 0 {
         lines.push(row("dead hosts", report.dead_hosts.to_string(), "as --churn asked"));
     }
