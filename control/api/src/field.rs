@@ -202,6 +202,8 @@ mod tests {
         assert!(address("peer_address", "localhost:1").is_err());
         let id = HostId([3; 32]);
         let there = "[::1]:7".parse().unwrap();
-        assert_eq!(neighbor(&(id, there).into()), Ok((id, there)));
+        for is_remote in [false, true] {
+            assert_eq!(neighbor(&(id, there, is_remote).into()), Ok((id, there, is_remote)));
+        }
     }
 }
