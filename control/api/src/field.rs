@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn complete_announce_needs_no_bitmap() {
-        let geometry = Geometry::of_length(3 << 20).unwrap();
+        let geometry = Geometry::of_length(1 << 20).unwrap();
         assert!(piece_map("have", geometry, &[], true).unwrap().is_full());
         assert!(piece_map("have", geometry, &[], false).is_err());
         let one = piece_map("have", geometry, &[0b10, 0], false).unwrap();
