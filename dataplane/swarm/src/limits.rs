@@ -17,8 +17,8 @@ pub struct DownloadConfig {
     pub granted_enough: usize,
     /// ... but this many when slots are idle anyway.
     pub granted_max: usize,
-    /// Block runs that wait at one parent, beside those of a round trip. What waits is chosen by what was rare when it was asked for, so the less of
-    /// it the better; the parent sends the first block while it is asked for more.
+    /// Block runs that wait at one parent, beside those of a round trip. What waits is chosen by what was rare when it
+    /// was asked for, so the less of it the better; the parent sends the first block while it is asked for more.
     pub runs_waiting: usize,
     /// Neighbors at which the same piece may wait.
     pub promises_max: u32,
