@@ -103,6 +103,10 @@ impl World<'_> {
             return;
         }
         let control = self.control(host);
+        // It may have started since the scheduler came back.
+        if control.is_connected {
+            return;
+        }
         control.is_connected = true;
         let id = control.id;
         let ip = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + host));

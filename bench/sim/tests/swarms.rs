@@ -179,6 +179,24 @@ fn origin_is_asked_for_no_more_than_its_budget() {
 }
 
 #[test]
+fn host_that_starts_while_others_come_back_has_one_stream() {
+    // With two, the scheduler takes back what the first still carries, and a fifth lease runs.
+    for seed in [4, 9, 14] {
+        let equal = Scenario::equal_hosts(8, 16 * MIB, 4_000_000);
+        let scenario = Scenario {
+            seed,
+            latency: Duration::from_millis(30),
+            start_spread: Duration::from_secs(3),
+            scheduler_away: Some((Duration::from_millis(500), Duration::from_secs(1))),
+            cluster: ClusterConfig { origin_connections_max: 4, ..ClusterConfig::default() },
+            ..equal
+        };
+        let report = run(&scenario);
+        assert_eq!((report.failed_hosts, report.origin_leases_max), (0, 4), "{report}");
+    }
+}
+
+#[test]
 fn image_of_many_layers_leaves_the_origin_once() {
     // 1.23-1.25: twenty tasks share eight links and the slots of eight hosts.
     for seed in 1..=3 {
