@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hawker_proto::resolve::ResolveKey;
 use hawker_proto::trust::SignedLease;
-use hawker_proto::{ByteRange, HostId, HostKey, PieceIndex, TaskId};
+use hawker_proto::{ByteRange, HostId, HostKey, PieceIndex, PieceMap, TaskId};
 use hawker_scheduler::{
     Announcement, HostInfo, Input, LeaseOutcome, OriginId, Resolution, Source, ToHost, WantId, WantKey,
 };
@@ -42,7 +42,7 @@ struct Held {
 }
 
 /// The name of a task.
-fn id_of(task: u16) -> TaskId {
+pub(crate) fn id_of(task: u16) -> TaskId {
     TaskId(name_of(task))
 }
 
@@ -82,6 +82,10 @@ impl Control {
     /// Whether it holds the lease, from that life of the scheduler.
     pub(crate) fn is_leased(&self, lease: LeaseId, life: u64) -> bool {
         self.leases.get(&lease.0).is_some_and(|held| held.lease.lease.epoch == life)
+    }
+
+    pub(crate) const fn lose_stream(&mut self) {
+        self.is_connected = false;
     }
 
     pub(crate) fn note_progress(&mut self, lease: LeaseId, upto: u64) {
@@ -199,6 +203,7 @@ impl World<'_> {
                 self.begin(peer(task));
                 self.link_with(peer(task), &neighbors);
             }
+            ToHost::Resolve { want, .. } if self.is_liar(host) => self.decline_resolve(host, want),
             // One round trip to the head of the origin's answer.
             ToHost::Resolve { want, upto, .. } => {
                 let event = Event::OriginHead { peer: wanted(want), upto };
@@ -229,7 +234,9 @@ impl World<'_> {
                 let bytes = allowance.allowance.bytes;
                 self.download(peer(task), DownloadInput::Allowance { bytes });
             }
-            ToHost::Ban { .. } => panic!("an honest host was banned, seed {}", self.scenario.seed),
+            ToHost::Ban { host: bad } => {
+                self.scheduler.index_of(bad).into_iter().for_each(|bad| self.banned(host, bad));
+            }
             ToHost::Report { task } => self.announce_to_scheduler(peer(task)),
         }
     }
@@ -317,6 +324,9 @@ impl World<'_> {
     }
 
     pub(crate) fn finished(&mut self, peer: PeerId) {
+        if self.is_liar(peer.host) {
+            return;
+        }
         let id = self.control(peer.host).id;
         self.say(peer.host, Input::Finished { host: id, task: id_of(peer.task) });
     }
@@ -327,7 +337,7 @@ impl World<'_> {
         let announcement = Announcement {
             task: id_of(at.task),
             geometry: peer.geometry,
-            have: peer.stored(),
+            have: if self.is_liar(at.host) { PieceMap::empty(peer.geometry.piece_count()) } else { peer.stored() },
             is_running: peer.done_at.is_none(),
             leases,
             origin: Some(ORIGIN),
@@ -392,7 +402,8 @@ impl World<'_> {
         let geometry = self.scenario.tasks[usize::from(task)];
         let has = |host: u32, piece| {
             let peer = self.peer(PeerId { host, task });
-            self.hosts[host as usize].is_up && peer.is_ready && peer.download.has_piece(piece)
+            let row = &self.hosts[host as usize];
+            row.is_up && row.liar.is_none() && peer.is_ready && peer.download.has_piece(piece)
         };
         let pieces = geometry.pieces_within(range).map(PieceIndex).filter(|piece| self.origin.was_asked(task, *piece));
         let bytes = |piece: PieceIndex| {

@@ -7,7 +7,7 @@ use crate::{MIB, Scenario, Zones};
 
 impl Scenario {
     /// A swarm of a few hosts with whatever can go wrong: deaths, seen or silent, a scheduler that goes away, zones, late
-    /// and slow hosts, hosts that run rarely, an origin that may be asked for little. At least one host lives. One
+    /// and slow hosts, liars (fewer than honest hosts that live), hosts that run rarely. At least one honest host lives. One
     /// seed is one scenario: a failure is repeated by it.
     #[must_use]
     pub fn drawn(seed: u64) -> Self {
@@ -34,7 +34,8 @@ impl Scenario {
         let away_until = away_from + part(1, around + Duration::from_secs(5)) + Duration::from_millis(1);
         let latency = Duration::from_micros(20) + part(2, Duration::from_millis(50));
         let few = |count: u64| u32::try_from(count).expect("small");
-        let deaths = if draw(0, 2) == 0 { few(draw(0, u64::from(hosts))) } else { 0 };
+        let liars = if draw(0, 2) == 0 { few(draw(0, u64::from(hosts).div_ceil(2))) } else { 0 };
+        let deaths = if draw(0, 2) == 0 { few(draw(0, u64::from(hosts - 2 * liars))) } else { 0 };
         let slow_hosts = if draw(0, 3) == 0 { few(draw(0, u64::from(hosts) + 1)) } else { 0 };
         let scheduler_away = (draw(0, 3) == 0).then_some((away_from, away_until));
         let origin_bytes_per_s = rate * draw(1, 9) / 4;
@@ -55,6 +56,7 @@ impl Scenario {
         Self {
             cluster,
             noise,
+            liars,
             start_spread,
             deaths,
             deaths_from,

@@ -1,6 +1,6 @@
 //! One simulated host: what all its tasks share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hawker_proto::Instant;
@@ -8,6 +8,7 @@ use hawker_swarm::Upload;
 
 use crate::Scenario;
 use crate::agent::Control;
+use crate::liar::Liar;
 use crate::network::{Downlink, Uplink};
 
 pub(crate) struct Host {
@@ -20,6 +21,11 @@ pub(crate) struct Host {
     pub(crate) dialed: BTreeMap<u32, Instant>,
     /// Links that others dialed, and how many channels each carries.
     pub(crate) served: BTreeMap<u32, u16>,
+    /// Hosts that sent it wrong bytes.
+    pub(crate) shunned: BTreeSet<u32>,
+    /// What it keeps if it lies.
+    pub(crate) liar: Option<Liar>,
+    pub(crate) is_slow: bool,
     /// What it says of its wire.
     pub(crate) link_bytes_per_s: u64,
     /// When it handles what reached it meanwhile.
@@ -39,8 +45,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(scenario: &Scenario, index: u32, start: Instant) -> Self {
-        let slower = if index < scenario.slow_hosts { scenario.slow_factor } else { 1 };
+    pub(crate) fn new(scenario: &Scenario, index: u32, start: Instant, is_slow: bool) -> Self {
+        let slower = if is_slow { scenario.slow_factor } else { 1 };
         Self {
             control: Control::new(index),
             upload: Upload::new(scenario.upload),
@@ -49,6 +55,9 @@ impl Host {
             slots_free: scenario.slots,
             dialed: BTreeMap::new(),
             served: BTreeMap::new(),
+            shunned: BTreeSet::new(),
+            liar: None,
+            is_slow,
             link_bytes_per_s: scenario.up_bytes_per_s / slower,
             ready_at: start,
             turn_at: start,

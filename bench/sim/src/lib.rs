@@ -15,6 +15,7 @@ mod clock;
 mod drawn;
 mod host;
 mod image;
+mod liar;
 mod links;
 mod network;
 mod origin;
@@ -22,6 +23,7 @@ mod peer;
 mod plot;
 mod reader;
 mod report;
+mod roles;
 mod scheduler;
 mod series;
 mod shell;
@@ -70,13 +72,17 @@ pub struct Scenario {
     pub slots: u32,
     /// Hosts, counted from the first, that have all tasks from the start.
     pub seeds: u32,
-    /// Hosts, counted from the first, whose wires are slower than the others' ...
+    /// Of these, counted from the first, whose wires are slower.
+    pub slow_seeds: u32,
+    /// Hosts, drawn among those that are no seeds, whose wires are slower than the others' ...
     pub slow_hosts: u32,
-    /// ... by this factor.
+    /// ... by this factor, both ways.
     pub slow_factor: u64,
     /// Hosts start at times drawn uniformly from this.
     pub start_spread: Duration,
-    /// Hosts, counted from the first, that vanish, one after the other ...
+    /// Hosts, drawn among those that are no seeds, that lie, each in one of several ways.
+    pub liars: u32,
+    /// Hosts, drawn among those that are neither seeds nor liars, that vanish, one after the other ...
     pub deaths: u32,
     /// ... from this time on ...
     pub deaths_from: Duration,
@@ -129,9 +135,11 @@ impl Scenario {
             zones: Zones::default(),
             slots: 2,
             seeds: 0,
+            slow_seeds: 0,
             slow_hosts: 0,
             slow_factor: 1,
             start_spread: Duration::ZERO,
+            liars: 0,
             deaths: 0,
             deaths_from: Duration::ZERO,
             deaths_until: Duration::ZERO,
@@ -163,7 +171,11 @@ impl Scenario {
     #[must_use]
     pub fn bound(&self) -> Duration {
         let wanting = self.hosts.saturating_sub(self.seeds);
-        let slower_rate = |rate: u64, host: u32| if host < self.slow_hosts { rate / self.slow_factor } else { rate };
+        // Whoever is slow, only how many counts: among the seeds, and behind them.
+        let is_slow = |host: u32| {
+            if host < self.seeds { host < self.slow_seeds } else { host - self.seeds < self.slow_hosts }
+        };
+        let slower_rate = |rate: u64, host: u32| if is_slow(host) { rate / self.slow_factor } else { rate };
         let up = |host: u32| u128::from(slower_rate(self.up_bytes_per_s, host));
         let source: u128 = u128::from(self.origin_bytes_per_s) + (0..self.seeds).map(up).sum::<u128>();
         let all: u128 = source + (self.seeds..self.hosts).map(up).sum::<u128>();

@@ -25,6 +25,9 @@ impl World<'_> {
             let Some(parent) = self.scheduler.index_of(*id) else { continue };
             assert_eq!(*is_remote, self.borders.is_between(child.host, parent), "the scheduler knows the zones");
             assert_ne!(parent, child.host, "a host is not its own neighbor");
+            if self.hosts[child.host as usize].shunned.contains(&parent) {
+                continue;
+            }
             if let Entry::Vacant(entry) = self.peer_mut(child).parents.entry(parent) {
                 entry.insert(false);
                 let latency = self.latency(child.host, parent);
@@ -64,6 +67,7 @@ impl World<'_> {
         for piece in self.peer(server).stored().iter() {
             self.tell(child, parent, piece);
         }
+        self.claim_all(parent, child);
     }
 
     /// The scheduler ended the neighborhood: the child closes the channel, and the link with its last one.

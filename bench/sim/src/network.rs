@@ -14,6 +14,8 @@ pub(crate) struct Transmission {
     pub(crate) piece: PieceIndex,
     pub(crate) block: BlockIndex,
     pub(crate) bytes: u32,
+    /// It differs from its record: a liar sent it.
+    pub(crate) is_wrong: bool,
 }
 
 /// A sender's wire: one transmission at a time, in the order in which they were handed over.

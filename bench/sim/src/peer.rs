@@ -9,7 +9,7 @@ use crate::Scenario;
 use crate::reader::Reader;
 
 /// Which host's part in which task; tasks are counted in the order of [`Scenario::tasks`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PeerId {
     pub(crate) host: u32,
     pub(crate) task: u16,

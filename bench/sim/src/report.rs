@@ -29,6 +29,8 @@ pub struct Report {
     pub p50_s: f64,
     /// 99 of 100 hosts took no longer, each from its own start.
     pub p99_s: f64,
+    /// As `p99_s`, of the hosts whose wires are not slow.
+    pub fast_p99_s: f64,
     /// See [`Scenario::bound`].
     pub bound_s: f64,
     /// `makespan_s` over `bound_s`.
@@ -71,6 +73,12 @@ pub struct Report {
     pub leases: u64,
     /// Leases whose time was over before they were fetched.
     pub leases_cut: u64,
+    /// Of these, hosts that lie. What follows of hosts' times and states does not count them.
+    pub liars: u32,
+    /// Hosts that the scheduler banned.
+    pub bans: u64,
+    /// Bytes that liars sent in vain, over the length of all tasks.
+    pub harm_ratio: f64,
     /// Hosts that died.
     pub dead_hosts: u32,
     /// Grants given by all hosts.
@@ -120,8 +128,9 @@ pub(crate) fn thread_time() -> Duration {
 impl Report {
     pub(crate) fn of(world: &World<'_>) -> Self {
         let scenario = world.scenario;
-        let wanting = || world.hosts.iter().skip(scenario.seeds as usize);
+        let wanting = || world.hosts.iter().skip(scenario.seeds as usize).filter(|host| host.liar.is_none());
         let times = Times::of(wanting().filter_map(Host::duration));
+        let fast_times = Times::of(wanting().filter(|host| !host.is_slow).filter_map(Host::duration));
         let makespan = wanting().filter_map(|host| host.done_at).max().unwrap_or(Instant::ZERO).since(Instant::ZERO);
         let (p50, p99) = (times.nth(50), times.nth(99));
         let bound = scenario.bound();
@@ -148,6 +157,7 @@ impl Report {
             makespan_s: makespan.as_secs_f64(),
             p50_s: p50.as_secs_f64(),
             p99_s: p99.as_secs_f64(),
+            fast_p99_s: fast_times.nth(99).as_secs_f64(),
             bound_s: bound.as_secs_f64(),
             makespan_ratio: ratio(nanos(makespan), nanos(bound)),
             p99_ratio: ratio(nanos(p99), nanos(bound)),
@@ -168,6 +178,9 @@ impl Report {
             origin_idle_s: world.origin.idle_time().as_secs_f64(),
             leases: world.scheduler.lease_count(),
             leases_cut: world.leases_cut,
+            liars: scenario.liars,
+            bans: world.scheduler.counters().bans,
+            harm_ratio: ratio(world.harm.bytes(), length),
             dead_hosts: count(|host| host.is_dead),
             grants: world.grants,
             messages: world.messages,
@@ -230,8 +243,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "makespan_ratio {:.3} origin_ratio {:.3} cross_zone_ratio {:.3} ({:.3} s, median {:.3} s, p99 {:.3} s, {} dead), \
-             reader_wait_ratio {:.3}, \
+            "makespan_ratio {:.3} origin_ratio {:.3} cross_zone_ratio {:.3} ({:.3} s, median {:.3} s, p99 {:.3} s, of the fast \
+             {:.3} s, {} dead, {} liars, {} banned), reader_wait_ratio {:.3}, \
              waste {:.4}, {} leases at {:.1} hosts, origin idle {:.3} s, repeated {:.3}, uplinks {:.2} busy, {} grants, \
              {} messages, scheduler {:.0} a host and {:.3} s, {} events, {:.1} s, seed {}",
             self.makespan_ratio,
@@ -240,7 +253,10 @@ impl fmt::Display for Report {
             self.makespan_s,
             self.p50_s,
             self.p99_s,
+            self.fast_p99_s,
             self.dead_hosts,
+            self.liars,
+            self.bans,
             self.reader_wait_ratio,
             self.waste,
             self.leases,

@@ -115,7 +115,7 @@ impl Scheduler {
         self.leases + self.counters().leases
     }
 
-    fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         self.cluster.as_ref().map_or(Counters::default(), |cluster| cluster.status().counters)
     }
 

@@ -41,11 +41,15 @@ impl World<'_> {
         match output {
             DownloadOutput::Request { neighbor, piece, blocks } => {
                 self.send(at, neighbor.0, Message::Request { piece, start: blocks.start, end: blocks.end });
+                if self.withdraws_requests(at.host) {
+                    self.send(at, neighbor.0, Message::Cancel { piece });
+                }
             }
             DownloadOutput::Cancel { neighbor, piece } => self.send(at, neighbor.0, Message::Cancel { piece }),
             DownloadOutput::Announce { piece } => {
                 self.clock.push(self.clock.now() + self.scenario.latency, Event::Announce { peer: at, piece });
             }
+            DownloadOutput::AskLease { .. } | DownloadOutput::Originate { .. } if self.is_liar(at.host) => {}
             DownloadOutput::AskLease { bytes, rate } => self.ask_lease(at, bytes, rate),
             DownloadOutput::ReturnLease { lease, range: _ } => self.lease_over(at.host, lease),
             DownloadOutput::FetchOrigin { lease, range } | DownloadOutput::Originate { lease, range } => {
@@ -54,9 +58,10 @@ impl World<'_> {
             DownloadOutput::StopOrigin { lease } => {
                 self.stop_fetch(at, lease);
             }
-            DownloadOutput::BadPiece { .. } | DownloadOutput::Ban { .. } => {
-                panic!("an honest host was accused, seed {}", self.scenario.seed);
+            DownloadOutput::BadPiece { neighbor, .. } => {
+                assert!(self.is_liar(neighbor.0), "an honest host was accused, seed {}", self.scenario.seed);
             }
+            DownloadOutput::Ban { neighbor } => self.shun(at, neighbor.0),
             DownloadOutput::Complete => self.complete(at),
         }
     }
@@ -70,7 +75,7 @@ impl World<'_> {
         host.tasks_left -= 1;
         if host.tasks_left == 0 {
             host.done_at = Some(now);
-            self.unfinished -= 1;
+            self.unfinished -= u32::from(host.liar.is_none());
         }
         self.finished(at);
     }
@@ -80,7 +85,9 @@ impl World<'_> {
         // Without a scheduler hosts do not know what others fetch, nor does a new one what was fetched before. And while
         // it asks who has what a dead host had, whoever dies before answering may have passed it on.
         let is_recent = |at: Instant| self.clock.now().since(at) < self.scenario.death_notice + DEATH_ECHO;
-        let has_reason = self.scenario.scheduler_away.is_some() || self.last_death.is_some_and(is_recent);
+        // Under its allowance a host buys when nothing reaches it any more.
+        let has_reason =
+            self.scenario.scheduler_away.is_some() || self.last_death.is_some_and(is_recent) || lease.is_own();
         assert!(
             repeated == 0 || has_reason,
             "{at:?} fetches {range:?} of which {repeated} bytes are to be had, seed {}",
@@ -121,7 +128,9 @@ impl World<'_> {
                     self.send_block(PeerId { host, task: channel }, link, piece, block);
                 }
                 UploadOutput::ReleaseSlot => self.hosts[host as usize].slots_free += 1,
-                UploadOutput::Refuse { .. } => panic!("an honest host was refused, seed {}", self.scenario.seed),
+                UploadOutput::Refuse { link } => {
+                    assert!(self.is_liar(link.0), "an honest host was refused, seed {}", self.scenario.seed);
+                }
             }
         }
         let host_state = &mut self.hosts[host as usize];
@@ -134,7 +143,7 @@ impl World<'_> {
     }
 
     /// A message about a task, to the same task at `to`.
-    fn send(&mut self, from: PeerId, to: u32, message: Message) {
+    pub(crate) fn send(&mut self, from: PeerId, to: u32, message: Message) {
         self.messages += 1;
         let event = Event::Message { to: PeerId { host: to, ..from }, from: from.host, message };
         let latency = self.latency(from.host, to);
@@ -152,7 +161,8 @@ impl World<'_> {
         let length = self.peer(from).geometry.block_range(piece, block).length();
         let bytes = u32::try_from(length).expect("a block");
         let to = PeerId { host: link.0, ..from };
-        self.hosts[from.host as usize].uplink.push(Transmission { to, piece, block, bytes });
+        let is_wrong = self.falsifies(from.host);
+        self.hosts[from.host as usize].uplink.push(Transmission { to, piece, block, bytes, is_wrong });
         self.transmit(from.host);
     }
 

@@ -9,10 +9,12 @@ use hawker_swarm::{DownloadInput, LeaseId, LinkId, NeighborId, OriginOutcome, Up
 use crate::budget::Budget;
 use crate::clock::{Clock, Draws};
 use crate::host::Host;
+use crate::liar::{Harm, Liar};
 use crate::network::Transmission;
 use crate::origin::Origin;
 use crate::peer::{Peer, PeerId};
 use crate::report::ratio;
+use crate::roles::Roles;
 use crate::scheduler::Scheduler;
 use crate::series::{Sample, Sampler};
 use crate::table::PieceTable;
@@ -40,6 +42,7 @@ pub(crate) struct World<'a> {
     pub(crate) scheduler: Scheduler,
     pub(crate) unfinished: u32,
     pub(crate) last_death: Option<Instant>,
+    pub(crate) harm: Harm,
     /// Leases whose time was over before their fetch.
     pub(crate) leases_cut: u64,
     pub(crate) grants: u64,
@@ -133,6 +136,10 @@ pub(crate) enum Event {
         child: PeerId,
         parent: u32,
     },
+    /// A liar has its turn.
+    Lie {
+        host: u32,
+    },
     /// Others see that the host is dead.
     Bereft {
         host: u32,
@@ -165,6 +172,7 @@ pub(crate) enum Message {
     Request { piece: PieceIndex, start: u32, end: u32 },
     Cancel { piece: PieceIndex },
     Queued { piece: PieceIndex },
+    Gone { piece: PieceIndex },
     Granted { blocks: u32, millis: u32 },
 }
 
@@ -191,20 +199,25 @@ impl<'a> World<'a> {
         let mut draws = Draws::new(scenario.seed);
         let spread = u64::try_from(scenario.start_spread.as_nanos()).unwrap_or(u64::MAX);
         let mut clock = Clock::new();
+        let roles = Roles::draw(scenario);
         let (mut hosts, mut peers) = (Vec::new(), Vec::new());
         let task_count = u16::try_from(scenario.tasks.len()).expect("channels are counted in u16");
         for host in 0..scenario.hosts {
             let start = Instant::from_nanos(draws.below(spread));
-            hosts.push(Host::new(scenario, host, start));
+            hosts.push(Host::new(scenario, host, start, roles.is_slow(host)));
             let ids = (0..task_count).map(|task| PeerId { host, task });
             peers.extend(ids.map(|id| Peer::new(scenario, id, draws.next(), start)));
             clock.push(start, Event::Start { host });
         }
-        for host in 0..scenario.deaths.min(scenario.hosts) {
+        for (nth, host) in (0..).zip(&roles.dying) {
             let window = scenario.deaths_until.saturating_sub(scenario.deaths_from);
-            let at = Instant::ZERO + scenario.deaths_from + window * host / scenario.deaths;
-            clock.push(at, Event::Die { host });
+            let at = Instant::ZERO + scenario.deaths_from + window * nth / scenario.deaths;
+            clock.push(at, Event::Die { host: *host });
         }
+        for (nth, host) in roles.liars.iter().enumerate() {
+            hosts[*host as usize].liar = Some(Liar::new(nth, scenario));
+        }
+        let honest = scenario.hosts - u32::try_from(roles.liars.len()).expect("no more than hosts");
         if let Some((from, until)) = scenario.scheduler_away {
             clock.push(Instant::ZERO + from, Event::SchedulerDown);
             clock.push(Instant::ZERO + until, Event::SchedulerUp);
@@ -223,8 +236,9 @@ impl<'a> World<'a> {
             is_origin_busy: false,
             borders: Borders::new(&scenario.zones, scenario.hosts),
             scheduler,
-            unfinished: scenario.hosts,
+            unfinished: honest,
             last_death: None,
+            harm: Harm::default(),
             leases_cut: 0,
             grants: 0,
             budget: Budget::default(),
@@ -325,6 +339,7 @@ impl<'a> World<'a> {
             Event::Progress { host } => self.report_progress(host),
             Event::LeaseExpired { host, lease } => self.lease_expired(host, lease),
             Event::Linked { child, parent } => self.linked(child, parent),
+            Event::Lie { host } => self.lie(host),
             Event::Bereft { host } => self.bereft(host),
             Event::ToScheduler { life, input } => self.run_scheduler(life, *input),
             Event::ToAgent { host, life, message } => self.hear(host, life, *message),
@@ -355,6 +370,7 @@ impl<'a> World<'a> {
             self.download(peer, DownloadInput::Tick);
         }
         self.report_progress(host);
+        self.begin_to_lie(host);
     }
 
     fn die(&mut self, host: u32) {
@@ -377,9 +393,15 @@ impl<'a> World<'a> {
         let (link, channel, neighbor) = (LinkId(from), to.task, NeighborId(from));
         match message {
             Message::Request { piece, start, end } => {
-                self.upload(to.host, UploadInput::Request { link, channel, piece, blocks: start..end });
+                if !self.lie_about_request(to, from, piece) {
+                    self.upload(to.host, UploadInput::Request { link, channel, piece, blocks: start..end });
+                }
             }
-            Message::Cancel { piece } => self.upload(to.host, UploadInput::Cancel { link, channel, piece }),
+            Message::Cancel { piece } => {
+                self.forgive(to, from, piece);
+                self.upload(to.host, UploadInput::Cancel { link, channel, piece });
+            }
+            Message::Gone { piece } => self.download(to, DownloadInput::Gone { neighbor, piece }),
             Message::Queued { piece } => self.download(to, DownloadInput::Queued { neighbor, piece }),
             Message::Granted { blocks, millis } => {
                 let until = Duration::from_millis(u64::from(millis));
@@ -388,11 +410,15 @@ impl<'a> World<'a> {
         }
     }
 
-    fn arrived(&mut self, from: u32, block: Transmission) {
-        let Transmission { to, piece, block, .. } = block;
+    fn arrived(&mut self, from: u32, transmission: Transmission) {
+        let Transmission { to, piece, block, .. } = transmission;
         let (is_up, now) = (self.hosts[to.host as usize].is_up, self.clock.now());
         let peer = self.peer_mut(to);
         if !is_up || peer.parents.get(&from) != Some(&true) {
+            return;
+        }
+        if transmission.is_wrong {
+            self.refuse_block(from, transmission);
             return;
         }
         let is_wanted = peer.download.is_block_wanted(piece, block);
@@ -463,7 +489,10 @@ impl<'a> World<'a> {
     /// Where everybody stands, for the message of a failure.
     fn state(&self) -> String {
         let ids = (0..self.scenario.hosts).flat_map(|host| self.peers_of(host));
-        let is_left = |id: &PeerId| self.hosts[id.host as usize].is_up && self.peer(*id).done_at.is_none();
+        let is_left = |id: &PeerId| {
+            let host = &self.hosts[id.host as usize];
+            host.is_up && host.liar.is_none() && self.peer(*id).done_at.is_none()
+        };
         let line = |id: PeerId| format!("{id:?}: {:?}", self.peer(id).download.progress());
         ids.filter(is_left).map(line).take(5).collect::<Vec<_>>().join("\n")
     }

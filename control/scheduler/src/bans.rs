@@ -1,4 +1,4 @@
-//! Who lied to three hosts.
+//! Who lied to three hosts at least, and to a majority of its neighbors.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -36,8 +36,15 @@ impl Bans {
         self.banned.contains_key(&host)
     }
 
-    /// Counts a complaint; true when it is the one that bans.
-    fn complain(&mut self, reporter: HostId, host: HostId, now: Instant, bans_max: usize) -> bool {
+    /// Counts a complaint; true when it is the one that bans: so many others must have complained.
+    fn complain(
+        &mut self,
+        reporter: HostId,
+        host: HostId,
+        now: Instant,
+        bans_max: usize,
+        reporters_min: usize,
+    ) -> bool {
         if self.complaints.len() >= bans_max {
             self.complaints.retain(|_, (until, _)| *until > now);
         }
@@ -55,25 +62,33 @@ impl Bans {
         if !reporters.contains(&reporter) {
             reporters.push(reporter);
         }
-        if reporters.len() < REPORTERS {
+        if reporters.len() < reporters_min {
             return false;
         }
         self.complaints.remove(&host);
+        // What it said of others counts no more.
+        self.complaints.values_mut().for_each(|(_, reporters)| reporters.retain(|reporter| *reporter != host));
         self.banned.insert(host, now + MEMORY);
         true
     }
 }
 
 impl Cluster {
-    /// Only a peer of the task may complain, and only of another peer.
+    /// Only a neighbor in the task may complain: nobody else was sent anything. And more must complain than are half of
+    /// the neighbors that a peer has: ten liars among 1,000 hosts that complain of all their neighbors are three among
+    /// the 32 of somebody, and with three reporters alone evicted an honest host in each simulated run. Whoever is lied
+    /// to needs no ban to leave the liar alone, so that a late one costs little. (Half of the neighbors it has now would
+    /// be too few: honest hosts that are done leave each other.)
     pub(crate) fn bad_host(&mut self, reporter: Slot<Host>, bad: HostId, task: TaskId) {
         let Some(host) = self.host_slots.get(&bad).copied() else { return };
-        let is_peer = |cluster: &Self, host| cluster.peer_of(host, task).is_some();
-        if host == reporter || !is_peer(self, reporter) || !is_peer(self, host) {
+        let (Some(peer), Some(other)) = (self.peer_of(host, task), self.peer_of(reporter, task)) else { return };
+        if !self.are_neighbors(peer, other) {
             return;
         }
+        let others = self.tasks[self.peers[peer].task].peers.len() - 1;
+        let reporters_min = REPORTERS.max(others.min(self.config.degree_target as usize) / 2 + 1);
         let reporter = self.hosts[reporter].info.id;
-        if !self.bans.complain(reporter, bad, self.now, self.config.limits.bans_max) {
+        if !self.bans.complain(reporter, bad, self.now, self.config.limits.bans_max, reporters_min) {
             return;
         }
         self.counters.bans += 1;

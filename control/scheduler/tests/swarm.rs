@@ -270,6 +270,27 @@ fn three_distinct_reporters_ban_a_host_and_two_do_not() {
 }
 
 #[test]
+fn ban_takes_most_of_the_neighbors_that_a_peer_has() {
+    let mut world = world();
+    let hosts = swarm(&mut world, 21);
+    let complain = |world: &mut World, reporter: HostId, bad: HostId| {
+        world.input(Input::BadHost { reporter, host: bad, task: task_of(1) });
+        world.cluster.status().counters.bans
+    };
+    for reporter in &hosts[..10] {
+        assert_eq!(complain(&mut world, *reporter, hosts[20]), 0, "half of 20 may be liars");
+        assert_eq!(complain(&mut world, *reporter, hosts[19]), 0);
+    }
+    assert_eq!(complain(&mut world, hosts[10], hosts[20]), 1);
+    // Hosts 0 to 9 and 11 make eleven, but what a banned host said counts no more.
+    for reporter in &hosts[10..20] {
+        complain(&mut world, *reporter, hosts[0]);
+    }
+    assert_eq!(complain(&mut world, hosts[18], hosts[0]), 2, "of 19 neighbors ten complained");
+    assert_eq!(complain(&mut world, hosts[11], hosts[19]), 3, "nine are left, of 18 neighbors ten complained");
+}
+
+#[test]
 fn allowances_of_all_hosts_together_stay_within_one_file() {
     for count in [1, 2, 7, 8, 33, 49] {
         let mut world = world();

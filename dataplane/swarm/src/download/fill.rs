@@ -169,7 +169,7 @@ impl Download {
         self.outputs.push_back(DownloadOutput::Request { neighbor: id, piece, blocks: first..end });
     }
 
-    fn send_cancels(&mut self) {
+    pub(super) fn send_cancels(&mut self) {
         for (neighbor, piece) in self.cancels.drain(..) {
             self.outputs.push_back(DownloadOutput::Cancel { neighbor, piece });
         }

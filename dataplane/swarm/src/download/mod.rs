@@ -14,6 +14,7 @@ mod neighbor;
 mod origin;
 mod peers;
 mod pieces;
+mod starve;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +64,12 @@ pub struct Download {
     /// Places in queues that count (see `queued_max`), likewise.
     queued: [usize; 2],
     imports: Imports,
+    /// When a block or a part of a body last came.
+    moved_at: Instant,
+    /// When it was last found that nothing comes.
+    starving_at: Instant,
+    /// Nothing comes from the neighbors although they say that they have what is lacked.
+    is_starving: bool,
     /// Something changed that may allow another request.
     needs_fill: bool,
     /// When to look at the timers; never later than the earliest of them.
@@ -104,6 +111,9 @@ impl Download {
             granted: [0; 2],
             queued: [0; 2],
             imports: Imports::new(&geometry),
+            moved_at: now,
+            starving_at: now,
+            is_starving: false,
             needs_fill: false,
             wake_at: None,
             is_complete: false,
@@ -305,6 +315,7 @@ impl Download {
         }
         self.expire_origin();
         self.expire_imports();
+        self.expire_patience();
     }
 
     fn piece_stored(&mut self, piece: PieceIndex) {

@@ -25,6 +25,10 @@ pub(super) struct Neighbor {
     /// Not asked before this: it let a request time out, or sent bad bytes.
     pub(super) rest_until: Instant,
     pub(super) timeouts: u32,
+    /// Pieces it said it had, and then had not, since its last block.
+    pub(super) gones: u32,
+    /// Grants of it of which nothing was wanted any more, since its last block.
+    pub(super) losses: u32,
     /// It said that others are before us.
     pub(super) has_queue: bool,
     pub(super) bad_blocks: u32,
@@ -74,6 +78,8 @@ impl Neighbor {
             service: TimeMeter::default(),
             rest_until: Instant::ZERO,
             timeouts: 0,
+            gones: 0,
+            losses: 0,
             has_queue: false,
             bad_blocks: 0,
             is_useful: false,

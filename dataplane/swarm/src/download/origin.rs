@@ -38,7 +38,7 @@ pub(super) struct Origin {
     retry_at: Instant,
     is_connected: bool,
     /// The origin refused this host.
-    is_refused: bool,
+    pub(super) is_refused: bool,
     /// Without a scheduler: when to start to originate.
     away_until: Option<Instant>,
     /// Without a scheduler: this host is one of those that fetch.
@@ -46,8 +46,8 @@ pub(super) struct Origin {
     /// Pieces that nobody had at the last look.
     orphans_seen: u32,
     pub(super) allowance: u64,
-    allowance_used: u64,
-    own_serial: u64,
+    pub(super) allowance_used: u64,
+    pub(super) own_serial: u64,
     meter: RateMeter,
     /// Best rate seen from the origin: what a direct download would give.
     direct_rate: u64,
@@ -248,6 +248,7 @@ impl Download {
         let bytes = upto - fetch.upto;
         fetch.upto = upto;
         self.origin.bytes += bytes;
+        self.moved_at = now;
         self.origin.meter.add(now, bytes);
         self.origin.direct_rate = self.origin.direct_rate.max(self.origin.meter.bytes_per_s().unwrap_or(0));
         self.rate.add(now, bytes);
@@ -274,7 +275,7 @@ impl Download {
             }
         }
         match outcome {
-            OriginOutcome::Complete => {}
+            OriginOutcome::Complete => self.stay_alive(false),
             OriginOutcome::Failed { retry_after } => self.not_before(self.now + retry_after),
             OriginOutcome::Refused => self.origin.is_refused = true,
         }
@@ -296,7 +297,7 @@ impl Download {
         let (Some((last, _)), true) = (geometry.block_at(fetch.range.end() - 1), fetch.upto < fetch.range.end()) else {
             return;
         };
-        let is_given = |piece: PieceIndex| self.pieces.have().contains(piece) || self.pieces.availability(piece) > 0;
+        let is_given = |piece: PieceIndex| self.pieces.have().contains(piece) || self.pieces.is_given(piece);
         if last.0 > first.0 && (first.0..=last.0).map(PieceIndex).all(is_given) {
             self.origin.fetches[index].is_stopped = true;
             self.outputs.push_back(DownloadOutput::StopOrigin { lease: fetch.lease });
@@ -344,13 +345,18 @@ impl Download {
         }
         let nth = self.origin.rng.below(orphans.len());
         let Some(piece) = orphans.iter().nth(nth as usize) else { return };
-        let Some(range) = self.claim(self.pieces.bytes_of(piece, piece)) else { return };
-        self.origin.is_originating = true;
+        self.origin.is_originating = self.buy(piece);
+    }
+
+    /// Fetches one piece under the allowance; false when it is here or on its way.
+    pub(super) fn buy(&mut self, piece: PieceIndex) -> bool {
+        let Some(range) = self.claim(self.pieces.bytes_of(piece, piece)) else { return false };
         self.origin.own_serial += 1;
         let lease = LeaseId::own(self.origin.own_serial);
         self.origin.allowance_used += range.length();
         self.origin.fetches.push(Fetch { lease, range, upto: range.start(), is_stopped: false });
         self.outputs.push_back(DownloadOutput::Originate { lease, range });
+        true
     }
 
     pub(super) fn expire_origin(&mut self) {

@@ -11,6 +11,10 @@ use crate::bits::Bits;
 /// How long a neighbor that failed is left alone: doubled with every failure in a row up to `REST_MAX`.
 const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(5);
+/// Contests that a parent may lose, all of a grant at once and without a block in between, before it rests.
+const LOSSES_MANY: u32 = 8;
+/// Pieces that a neighbor may have lost, without a block in between, before it is left alone: disks do rot.
+const GONES_MANY: u32 = 3;
 
 impl Download {
     pub(super) fn neighbor_up(&mut self, id: NeighborId, round_trip: Duration, is_remote: bool) {
@@ -105,6 +109,12 @@ impl Download {
         self.drop_runs(index, piece);
         self.settle(index);
         self.make_remote_useful();
+        // One who says again and again that it has what it has not is asked ever more rarely.
+        let gones = self.neighbors[index].gones.saturating_add(1);
+        self.neighbors[index].gones = gones;
+        if gones >= GONES_MANY {
+            self.rest(index, gones - GONES_MANY + 1);
+        }
     }
 
     pub(super) fn records(&mut self, pieces: &[PieceIndex]) {
@@ -159,6 +169,13 @@ impl Download {
         }
         let is_empty = runs.is_empty();
         self.neighbors[index].runs = runs;
+        if is_empty {
+            // It lost every contest. Asked again at once it would grant at once and lose again, for ever.
+            self.neighbors[index].losses = self.neighbors[index].losses.saturating_add(1);
+            if self.neighbors[index].losses >= LOSSES_MANY {
+                self.rest_for(index, self.config.hedge_after);
+            }
+        }
         let serving = Serving::Now { blocks_left: blocks, heard: now, block_at: now };
         self.set_serving(index, if is_empty { Serving::Nothing } else { serving });
         for run in 0..self.neighbors[index].runs.len() {
@@ -185,6 +202,9 @@ impl Download {
         if let Some(index) = self.find(id) {
             self.note_service(index);
             self.drop_block(index, piece, bit);
+            if !self.neighbors[index].is_remote {
+                self.pieces.open_border(false);
+            }
         }
         self.needs_fill = true;
         if !self.is_block_wanted(piece, block) {
@@ -198,6 +218,7 @@ impl Download {
         self.pieces.with_active(piece, |active| active.received |= bit);
         self.withdraw(piece, bit);
         self.bytes_from_peers += bytes;
+        (self.moved_at, self.is_starving) = (self.now, false);
         self.rate.add(self.now, bytes);
     }
 
@@ -239,6 +260,10 @@ impl Download {
 
     fn rest(&mut self, index: usize, failures: u32) {
         let rest = REST_MIN.saturating_mul(1 << failures.clamp(1, 7)).min(REST_MAX);
+        self.rest_for(index, rest);
+    }
+
+    fn rest_for(&mut self, index: usize, rest: Duration) {
         let until = self.now + rest;
         self.neighbors[index].rest_until = until;
         self.wake(until);
@@ -252,7 +277,7 @@ impl Download {
             *blocks_left = blocks_left.saturating_sub(1);
             (*heard, *block_at) = (now, now);
             neighbor.service.add(sample);
-            neighbor.timeouts = 0;
+            (neighbor.timeouts, neighbor.gones, neighbor.losses) = (0, 0, 0);
             neighbor.is_useful = true;
             self.service.add(sample);
         }

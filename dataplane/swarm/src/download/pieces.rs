@@ -18,15 +18,18 @@ pub(super) struct Pieces {
     claimed: Bits,
     /// Can be started: lacked, recorded, not claimed, not active. Follows from the others.
     fresh: Bits,
-    /// Only the origin has it: lacked, not claimed, no neighbor has it, not all here. Follows from the others.
+    /// Only the origin has it: lacked, not claimed, not all here, and no neighbor has it or, without a record, only says
+    /// so (what was fetched has a record, and whoever passes on the one passes on the other). Follows from the others.
     orphans: Bits,
     /// Neighbors that have the piece.
     availability: Vec<u8>,
     /// Of these, neighbors in other zones. Empty until there is one.
     far: Vec<u8>,
-    /// May be asked of neighbors in other zones: of a stripe of ours or overdue, and no neighbor of this zone has it.
-    /// Follows from the others.
+    /// May be asked of neighbors in other zones: of a stripe of ours or overdue, and no neighbor of this zone has it, or
+    /// the border is open. Follows from the others.
     imports: Bits,
+    /// Neighbors of this zone say that they have what is lacked, and send nothing.
+    is_border_open: bool,
     stripes: Stripes,
     /// Should have been here by another importer long ago.
     overdue: Bits,
@@ -75,6 +78,7 @@ impl Pieces {
             availability: vec![0; count as usize],
             far: Vec::new(),
             imports: Bits::empty(count),
+            is_border_open: false,
             stripes: Stripes::NONE,
             overdue: Bits::empty(count),
             active: Vec::with_capacity(active_max.min(count as usize)),
@@ -146,8 +150,24 @@ impl Pieces {
     }
 
     fn refresh_import(&mut self, piece: PieceIndex) {
+        self.imports.set(piece, self.may_import(piece));
+    }
+
+    fn may_import(&self, piece: PieceIndex) -> bool {
         let is_ours = self.stripes.contains(piece) || self.overdue.contains(piece);
-        self.imports.set(piece, is_ours && self.near(piece) == 0);
+        self.is_border_open || is_ours && self.near(piece) == 0
+    }
+
+    pub(super) fn open_border(&mut self, is_open: bool) {
+        if self.is_border_open != is_open {
+            self.is_border_open = is_open;
+            (0..self.geometry.piece_count()).for_each(|piece| self.refresh_import(PieceIndex(piece)));
+        }
+    }
+
+    /// A neighbor says that it has the piece, and somebody did fetch it.
+    pub(super) fn is_given(&self, piece: PieceIndex) -> bool {
+        self.availability(piece) > 0 && self.recorded.contains(piece)
     }
 
     pub(super) fn active(&self) -> &[Active] {
@@ -262,7 +282,7 @@ impl Pieces {
             None => (false, false),
         };
         let is_fresh = is_lacked && !is_active && self.recorded.contains(piece);
-        let is_orphan = is_lacked && !is_here && self.availability(piece) == 0;
+        let is_orphan = is_lacked && !is_here && !self.is_given(piece);
         self.orphans.set(piece, is_orphan);
         if self.fresh.set(piece, is_fresh) {
             let word = piece.0 as usize / 64;
@@ -294,10 +314,9 @@ impl Pieces {
             let is_fresh = is_lacked && active.is_none() && self.recorded.contains(piece);
             let is_here = active.is_some_and(|active| active.received == active.all);
             assert_eq!(self.fresh.contains(piece), is_fresh, "{piece:?}");
-            assert_eq!(self.orphans.contains(piece), is_lacked && !is_here && self.availability(piece) == 0);
+            assert_eq!(self.orphans.contains(piece), is_lacked && !is_here && !self.is_given(piece));
             assert!(!(self.have.contains(piece) && self.claimed.contains(piece)));
-            let is_ours = self.stripes.contains(piece) || self.overdue.contains(piece);
-            assert_eq!(self.is_import(piece), is_ours && self.near(piece) == 0, "{piece:?}");
+            assert_eq!(self.is_import(piece), self.may_import(piece), "{piece:?}");
         }
     }
 }

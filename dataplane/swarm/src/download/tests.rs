@@ -269,6 +269,25 @@ fn sign_of_life_puts_the_timeout_off() {
 }
 
 #[test]
+fn parent_that_says_gone_again_and_again_is_asked_more_rarely() {
+    let mut bench = Bench::new(8);
+    bench.up(0);
+    bench.records();
+    for _ in 0..2 {
+        assert_eq!(requested(&bench.have(0, 0), 0), vec![0], "disks do rot");
+        bench.feed(DownloadInput::Gone { neighbor: NeighborId(0), piece: PieceIndex(0) });
+    }
+    assert_eq!(requested(&bench.have(0, 0), 0), vec![0]);
+    bench.feed(DownloadInput::Gone { neighbor: NeighborId(0), piece: PieceIndex(0) });
+    assert_eq!(requested(&bench.have(0, 0), 0), vec![], "the third time it rests");
+    assert_eq!(requested(&bench.wait(Duration::from_secs(1)), 0), vec![0]);
+    // A block in between makes up for it.
+    bench.granted(0);
+    bench.block(0, 0, 0);
+    assert_eq!(bench.download.neighbors[0].gones, 0);
+}
+
+#[test]
 fn bad_block_is_reported_once_and_banned_twice() {
     let mut bench = Bench::new(4);
     bench.records();
@@ -366,6 +385,7 @@ fn lone_host_holds_several_leases_and_fetches_them_back_to_back() {
 fn no_lease_is_asked_for_while_neighbors_have_everything() {
     let mut bench = Bench::new(64);
     bench.up(0);
+    bench.records();
     bench.have_all(0);
     assert_eq!(asks(&bench.wait(Duration::from_secs(10))), 0);
     bench.feed(DownloadInput::Gone { neighbor: NeighborId(0), piece: PieceIndex(5) });
@@ -473,9 +493,13 @@ fn others_wait_as_long_as_somebody_fetches() {
     bench.feed(DownloadInput::Scheduler { is_connected: false });
     let is_originating =
         |outputs: &[DownloadOutput]| outputs.iter().any(|it| matches!(it, DownloadOutput::Originate { .. }));
+    bench.records();
     for piece in 0..100 {
         assert!(!is_originating(&bench.wait(Duration::from_millis(100))));
         assert!(!is_originating(&bench.have(0, piece)));
+        bench.granted(0);
+        bench.block(0, piece, 0);
+        bench.stored(piece);
     }
     assert!(is_originating(&bench.wait(Duration::from_secs(4))), "nobody fetches any more");
 }
@@ -487,6 +511,7 @@ fn fetch_ends_when_neighbors_have_the_rest() {
     let lease = LeaseId(1);
     bench.feed(DownloadInput::Lease { lease, range: bench.range(0..16) });
     bench.feed(DownloadInput::OriginProgress { lease, upto: 10 * BLOCK });
+    bench.records();
     (0..15).for_each(|piece| assert_eq!(bench.have(0, piece), vec![]));
     assert_eq!(bench.have(0, 15), vec![DownloadOutput::StopOrigin { lease }]);
 }
@@ -609,6 +634,11 @@ impl Watch {
             DownloadOutput::Ban { neighbor } => assert!(self.up.remove(neighbor)),
             DownloadOutput::FetchOrigin { range, .. } | DownloadOutput::Originate { range, .. } => {
                 assert!(!range.is_empty() && range.end() <= geometry.length());
+                // A host that starves buys whole pieces: blocks that were here come again.
+                if let DownloadOutput::Originate { .. } = output {
+                    let pieces = geometry.pieces_within(*range);
+                    self.accepted.retain(|(piece, _)| !pieces.contains(&piece.0));
+                }
             }
             DownloadOutput::AskLease { bytes, .. } => assert!(*bytes > 0),
             DownloadOutput::Announce { piece } => assert!(geometry.has_piece(*piece)),

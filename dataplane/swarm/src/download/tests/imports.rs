@@ -74,3 +74,14 @@ fn piece_that_no_importer_brings_is_for_anybody_after_a_while() {
         assert!(requested(&outputs, FAR).contains(&1), "{stripes:?}");
     }
 }
+
+#[test]
+fn zone_that_claims_a_piece_and_does_not_send_it_is_gone_around() {
+    let mut bench = bench(Stripes::NONE);
+    bench.up(0);
+    bench.have(0, 5);
+    assert_eq!(requested(&bench.have(FAR, 5), FAR), vec![]);
+    assert_eq!(requested(&bench.wait(Duration::from_secs(6)), FAR), vec![5]);
+    bench.block(0, 5, 0);
+    assert!(!bench.download.pieces.is_import(PieceIndex(6)), "the zone sends again");
+}

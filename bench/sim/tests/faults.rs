@@ -1,0 +1,58 @@
+//! Swarms of which some hosts are slow, some die and some lie, at a size that every run can afford. The example
+//! `faults` runs the same at full size.
+
+use std::time::Duration;
+
+use hawker_sim::{Scenario, run};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Hosts that take half a minute: what timers cost is small beside it, as in the runs it stands for.
+fn half_a_minute(hosts: u32, seed: u64) -> Scenario {
+    Scenario { seed, ..Scenario::equal_hosts(hosts, 64 * MIB, 2_000_000) }
+}
+
+#[test]
+fn slow_dying_and_lying_hosts_leave_the_others_right() {
+    for seed in 1..=3 {
+        let equal = half_a_minute(40, seed);
+        let scenario = Scenario {
+            slow_hosts: 8,
+            slow_factor: 4,
+            deaths: 2,
+            deaths_until: equal.bound(),
+            liars: 3,
+            ..equal.clone()
+        };
+        let report = run(&scenario);
+        println!("{}", report.line(&scenario));
+        // That no wrong block is stored, no honest host banned, and no liar costs a child more than three pieces, the
+        // simulator asserts all along.
+        assert_eq!((report.failed_hosts, report.dead_hosts, report.liars), (0, 2, 3), "{report}");
+        assert!(report.origin_ratio <= 1.10, "{report}");
+        assert!(report.fast_p99_s <= 1.6 * run(&equal).p99_s, "{report}");
+    }
+}
+
+#[test]
+fn liars_of_every_kind_cost_little() {
+    for seed in 1..=3 {
+        let equal = half_a_minute(40, seed);
+        let scenario = Scenario { liars: 8, ..equal.clone() };
+        let report = run(&scenario);
+        println!("{}", report.line(&scenario));
+        assert_eq!((report.failed_hosts, report.liars), (0, 8), "{report}");
+        assert!(report.harm_ratio > 0.0, "some of them send wrong bytes: {report}");
+        assert!(report.origin_ratio <= 1.10, "{report}");
+        assert!(report.makespan_s <= 1.6 * run(&equal).makespan_s, "{report}");
+    }
+}
+
+#[test]
+fn liars_that_are_nearly_half_do_not_stop_a_swarm() {
+    let equal = half_a_minute(9, 1);
+    let scenario = Scenario { liars: 4, ..equal.clone() };
+    let report = run(&scenario);
+    assert_eq!(report.failed_hosts, 0, "{report}");
+    assert!(report.makespan_s <= equal.bound().as_secs_f64() * 4.0 + Duration::from_secs(30).as_secs_f64(), "{report}");
+}

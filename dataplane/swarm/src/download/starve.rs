@@ -1,0 +1,195 @@
+//! What to do when neighbors say that they have what is lacked, and nothing comes.
+//!
+//! A parent may accept requests and grant none, send a byte now and then, or say that it has what it has not: none of
+//! it breaks a rule that could be checked, and a piece that only such parents claim would never arrive. So whoever got
+//! nothing for long gives up those that granted and do not send, asks neighbors in other zones, whatever those of its own
+//! say, and buys such a piece from the origin under its allowance; what it buys it can give. It goes on buying until a
+//! neighbor sends a block. Its places in queues it keeps: they may be long. Pieces that nobody claims are not bought:
+//! they are the scheduler's to lease, and the origin may be slow or at its limit.
+//!
+//! The allowance may be used up. Whoever got nothing at all for `FAMINE` buys a piece beyond it: one piece in that time
+//! costs an origin little, and the task ends.
+
+use core::time::Duration;
+
+use hawker_proto::PieceIndex;
+
+use super::Download;
+
+/// Nothing came for so long, or for the time in which so many blocks usually come.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_BLOCKS: u32 = 16;
+/// A block comes in that time at 70 kbit/s: what was only slow has come.
+const FAMINE: Duration = Duration::from_secs(30);
+
+impl Download {
+    /// Looks whether this host waited for too long.
+    pub(super) fn expire_patience(&mut self) {
+        if self.is_complete {
+            return;
+        }
+        let patience = PATIENCE.max(self.service.smoothed().unwrap_or_default() * PATIENCE_BLOCKS);
+        let at = self.moved_at.max(self.starving_at) + patience;
+        if at > self.now {
+            self.wake(at);
+            return;
+        }
+        self.wake(self.now + patience);
+        self.starving_at = self.now;
+        if self.claimed_by_others().next().is_none() {
+            return;
+        }
+        self.is_starving = true;
+        self.pieces.open_border(true);
+        self.make_remote_useful();
+        let hungry = self.now.since(self.moved_at);
+        let has_famine = hungry >= FAMINE.max(patience);
+        // A slow link looks the same as a parent that sends a byte now and then, until it has had the time for a block:
+        // each time it gets twice as much.
+        let waits = hungry.as_millis() / patience.as_millis();
+        if waits.is_power_of_two() && self.neighbors.len() > 1 {
+            for index in 0..self.neighbors.len() {
+                if self.neighbors[index].is_serving() {
+                    self.time_out(index);
+                }
+            }
+        }
+        self.stay_alive(has_famine);
+    }
+
+    /// Buys a piece if this host starves: a random one, because others may starve for the same.
+    pub(super) fn stay_alive(&mut self, has_famine: bool) {
+        let left = self.origin.allowance.saturating_sub(self.origin.allowance_used);
+        let piece_bytes = u64::from(self.pieces.geometry().piece_bytes()).min(self.pieces.geometry().length());
+        let is_allowed = left >= piece_bytes || (has_famine && self.origin.allowance > 0);
+        if !self.is_starving || !is_allowed || !self.origin.fetches.is_empty() || self.origin.is_refused {
+            return;
+        }
+        let count = u32::try_from(self.claimed_by_others().count()).unwrap_or(u32::MAX);
+        if count == 0 {
+            return;
+        }
+        let nth = self.rng.below(count) as usize;
+        let chosen = self.claimed_by_others().nth(nth);
+        if let Some(piece) = chosen {
+            // Blocks that are here come again: a fetch is of whole pieces.
+            self.cancel_everywhere(piece, u64::MAX);
+            self.pieces.lose(piece);
+            self.buy(piece);
+            self.send_cancels();
+        }
+    }
+
+    /// Pieces that are lacked, and that a neighbor which may be asked for them claims to have.
+    fn claimed_by_others(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        let pieces = &self.pieces;
+        (0..pieces.geometry().piece_count()).map(PieceIndex).filter(|piece| {
+            let is_lacked = !pieces.have().contains(*piece) && !pieces.is_claimed(*piece);
+            is_lacked
+                && pieces.is_given(*piece)
+                && (pieces.near(*piece) > 0 || pieces.is_import(*piece))
+                && pieces.find(*piece).is_none_or(|active| active.received != active.all)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use hawker_proto::geometry::PIECE_BYTES_MIN;
+    use hawker_proto::{BlockIndex, Geometry, PieceMap};
+
+    use super::*;
+    use crate::{DownloadConfig, DownloadInput, DownloadOutput, NeighborId, OriginOutcome};
+
+    /// The one block of a piece of small tasks.
+    const BLOCK: u64 = PIECE_BYTES_MIN as u64;
+    const LIAR: NeighborId = NeighborId(7);
+
+    /// A download of four pieces of a block, and the clock.
+    struct Bench(Download, hawker_proto::Instant);
+
+    impl Bench {
+        /// One neighbor says that it has everything. Its records are there if `is_recorded`: somebody fetched it once.
+        fn new(allowance: u64, is_recorded: bool) -> Self {
+            let geometry = Geometry::of_length(4 * BLOCK).unwrap();
+            let now = hawker_proto::Instant::ZERO;
+            let download = Download::new(DownloadConfig::default(), geometry, PieceMap::empty(4), 1, now);
+            let mut bench = Self(download, now);
+            bench.feed(DownloadInput::Allowance { bytes: allowance });
+            if is_recorded {
+                bench.feed(DownloadInput::Records { pieces: (0..4).map(PieceIndex).collect() });
+            }
+            bench.feed(DownloadInput::NeighborUp {
+                neighbor: LIAR,
+                round_trip: Duration::from_millis(1),
+                is_remote: false,
+            });
+            bench.feed(DownloadInput::Have { neighbor: LIAR, pieces: PieceMap::full(4) });
+            bench
+        }
+
+        /// What it orders from the origin on its own then.
+        fn feed(&mut self, input: DownloadInput) -> Vec<u64> {
+            self.0.handle(self.1, input);
+            self.0.assert_invariants();
+            let bytes = |output| match output {
+                DownloadOutput::Originate { range, .. } => Some(range.length()),
+                _ => None,
+            };
+            core::iter::from_fn(|| self.0.poll()).filter_map(bytes).collect()
+        }
+
+        /// The same, while time passes and its fetches fail.
+        fn wait(&mut self, time: Duration) -> Vec<u64> {
+            let end = self.1 + time;
+            let mut bought = Vec::new();
+            while let Some(at) = self.0.deadline().filter(|at| *at <= end) {
+                self.1 = self.1.max(at);
+                bought.extend(self.feed(DownloadInput::Tick));
+            }
+            self.1 = end;
+            bought
+        }
+
+        fn fetched(&mut self) -> Vec<u64> {
+            let lease = crate::LeaseId::own(self.0.origin.own_serial);
+            self.feed(DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete })
+        }
+    }
+
+    #[test]
+    fn host_to_which_nothing_comes_buys_what_others_only_claim() {
+        let mut bench = Bench::new(2 * BLOCK, true);
+        assert_eq!(bench.wait(PATIENCE - Duration::from_millis(1)), []);
+        assert_eq!(bench.wait(Duration::from_millis(1)), [BLOCK]);
+        assert_eq!(bench.fetched(), [BLOCK], "it goes on until a neighbor sends a block");
+        assert_eq!(bench.fetched(), [], "within its allowance");
+    }
+
+    #[test]
+    fn block_of_a_neighbor_ends_the_buying() {
+        let mut bench = Bench::new(4 * BLOCK, true);
+        assert_eq!(bench.wait(PATIENCE), [BLOCK]);
+        let piece = bench.0.claimed_by_others().next().unwrap();
+        bench.feed(DownloadInput::BlockIn { neighbor: LIAR, piece, block: BlockIndex(0) });
+        assert_eq!(bench.fetched(), []);
+    }
+
+    #[test]
+    fn what_nobody_fetched_yet_is_left_to_the_scheduler() {
+        let mut bench = Bench::new(4 * BLOCK, false);
+        assert_eq!(bench.wait(FAMINE * 2), []);
+    }
+
+    #[test]
+    fn famine_ends_though_the_allowance_is_used_up() {
+        let mut bench = Bench::new(BLOCK, true);
+        assert_eq!(bench.wait(PATIENCE), [BLOCK]);
+        assert_eq!(bench.fetched(), []);
+        assert_eq!(bench.wait(FAMINE - Duration::from_millis(1)), []);
+        assert_eq!(bench.wait(PATIENCE), [BLOCK], "one piece");
+        assert_eq!(Bench::new(0, true).wait(FAMINE * 2), [], "but never without the scheduler's word");
+    }
+}
