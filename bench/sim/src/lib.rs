@@ -58,8 +58,9 @@ pub struct Scenario {
     pub down_bytes_per_s: u64,
     /// One way, between any two hosts, and to the origin and the scheduler.
     pub latency: Duration,
-    /// How long an announcement waits on a link that carries a block; it leaves at once on any other. Agents let a
-    /// socket hold 128 KiB that are not on the wire, 1 ms at 1 Gbit/s; zero models a link on which it overtakes them.
+    /// How long at most an announcement waits on a link for the block that is being sent there: agents queue it before
+    /// all others, and let a socket hold 128 KiB that are not on the wire, 1 ms at 1 Gbit/s. On any other link it
+    /// leaves at once. Zero models links on which it overtakes blocks.
     pub have_delay: Duration,
     /// A host handles what reached it only every so often: up to this late (uniformly drawn). Models process
     /// scheduling; zero for none.
@@ -129,7 +130,7 @@ impl Scenario {
             up_bytes_per_s: bytes_per_s,
             down_bytes_per_s: bytes_per_s,
             latency: Duration::from_micros(100),
-            have_delay: Duration::ZERO,
+            have_delay: Duration::from_millis(1),
             noise: Duration::ZERO,
             origin_bytes_per_s: bytes_per_s,
             zones: Zones::default(),

@@ -109,7 +109,7 @@ impl World<'_> {
         self.serve_origin();
     }
 
-    /// A host's children hear that it has the piece: at once where the link is idle, else behind what is in its
+    /// A host's children hear that it has the piece: at once where the link is idle, else behind the block in its
     /// socket.
     pub(crate) fn announce(&mut self, at: PeerId, piece: PieceIndex) {
         let (delay, now) = (self.scenario.have_delay, self.clock.now());
@@ -121,8 +121,8 @@ impl World<'_> {
                 continue;
             }
             let mut later = self.borders.latency(at.host, child.host);
-            if self.hosts[at.host as usize].uplink.is_sending_to(child.host) {
-                later += delay;
+            if let Some(leaves_at) = self.hosts[at.host as usize].uplink.first_leaves_at(child.host) {
+                later += leaves_at.since(now).min(delay);
             }
             if later.is_zero() {
                 self.tell(child, at.host, piece);

@@ -23,13 +23,13 @@ pub(crate) struct Transmission {
 pub(crate) struct Uplink {
     bytes_per_s: u64,
     queue: VecDeque<Transmission>,
-    /// To whom it sends now.
-    sending_to: Option<u32>,
+    /// To whom it sends now, and until when.
+    sending: Option<(u32, Instant)>,
 }
 
 impl Uplink {
     pub(crate) const fn new(bytes_per_s: u64) -> Self {
-        Self { bytes_per_s, queue: VecDeque::new(), sending_to: None }
+        Self { bytes_per_s, queue: VecDeque::new(), sending: None }
     }
 
     pub(crate) fn push(&mut self, transmission: Transmission) {
@@ -37,13 +37,14 @@ impl Uplink {
     }
 
     /// The transmission that starts now, with the time it takes.
-    pub(crate) fn start(&mut self) -> Option<(Transmission, Duration)> {
-        if self.sending_to.is_some() {
+    pub(crate) fn start(&mut self, now: Instant) -> Option<(Transmission, Duration)> {
+        if self.sending.is_some() {
             return None;
         }
         let transmission = self.queue.pop_front()?;
-        self.sending_to = Some(transmission.to.host);
-        Some((transmission, time_of(transmission.bytes, self.bytes_per_s)))
+        let time = time_of(transmission.bytes, self.bytes_per_s);
+        self.sending = Some((transmission.to.host, now + time));
+        Some((transmission, time))
     }
 
     /// Whom what waits is for.
@@ -51,13 +52,23 @@ impl Uplink {
         self.queue.iter().map(|transmission| transmission.to.host)
     }
 
-    /// Whether a block for `host` is on the wire or waits for it.
-    pub(crate) fn is_sending_to(&self, host: u32) -> bool {
-        self.sending_to == Some(host) || self.queue.iter().any(|transmission| transmission.to.host == host)
+    /// When the first block for `host`, on the wire or waiting for it, has left; `None` when there is none.
+    pub(crate) fn first_leaves_at(&self, host: u32) -> Option<Instant> {
+        let (sending_to, mut at) = self.sending?;
+        if sending_to == host {
+            return Some(at);
+        }
+        for transmission in &self.queue {
+            at = at + time_of(transmission.bytes, self.bytes_per_s);
+            if transmission.to.host == host {
+                return Some(at);
+            }
+        }
+        None
     }
 
     pub(crate) const fn finish(&mut self) {
-        self.sending_to = None;
+        self.sending = None;
     }
 
     /// Drops what was handed over for `to` and has not started.
@@ -100,4 +111,23 @@ impl Downlink {
 
 fn time_of(bytes: u32, bytes_per_s: u64) -> Duration {
     Duration::from_nanos(u64::from(bytes) * 1_000_000_000 / bytes_per_s.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_leaves_behind_those_before_it() {
+        let at = |millis| Instant::ZERO + Duration::from_millis(millis);
+        let mut uplink = Uplink::new(1_000);
+        for (host, bytes) in [(1, 100), (2, 200), (1, 50), (3, 10)] {
+            let to = PeerId { host, task: 0 };
+            uplink.push(Transmission { to, piece: PieceIndex(0), block: BlockIndex(0), bytes });
+        }
+        assert_eq!(uplink.first_leaves_at(2), None, "an idle wire holds nothing up");
+        assert_eq!(uplink.start(at(5)).map(|(_, time)| time), Some(Duration::from_millis(100)));
+        let leaves = [1, 2, 3, 4].map(|host| uplink.first_leaves_at(host));
+        assert_eq!(leaves, [Some(at(105)), Some(at(305)), Some(at(365)), None]);
+    }
 }

@@ -168,7 +168,7 @@ impl World<'_> {
 
     pub(crate) fn transmit(&mut self, from: u32) {
         let now = self.clock.now();
-        let Some((block, time)) = self.hosts[from as usize].uplink.start() else { return };
+        let Some((block, time)) = self.hosts[from as usize].uplink.start(now) else { return };
         self.clock.push(now + time, Event::UplinkFree { host: from });
         self.hosts[from as usize].bytes_sent += u64::from(block.bytes);
         let latency = self.latency(from, block.to.host);
