@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use hawker_proto::resolve::ResolveKey;
 use hawker_proto::trust::SignedLease;
-use hawker_proto::{ByteRange, HostId, HostKey, PieceIndex, PieceMap, TaskId};
+use hawker_proto::{HostId, HostKey, PieceIndex, PieceMap, TaskId};
 use hawker_scheduler::{
     Announcement, HostInfo, Input, LeaseOutcome, OriginId, Resolution, Source, ToHost, WantId, WantKey,
 };
-use hawker_swarm::{DownloadInput, LeaseId, OriginOutcome};
+use hawker_swarm::{DownloadInput, LeaseId};
 
 use crate::peer::{Peer, PeerId};
 use crate::world::{Event, World};
@@ -79,9 +79,14 @@ impl Control {
         Self { key, id, is_connected: false, leases: BTreeMap::new() }
     }
 
-    /// Whether it holds the lease, from that life of the scheduler.
-    pub(crate) fn is_leased(&self, lease: LeaseId, life: u64) -> bool {
-        self.leases.get(&lease.0).is_some_and(|held| held.lease.lease.epoch == life)
+    /// The life of the scheduler that gave a lease; `None` of one that it does not hold.
+    pub(crate) fn life_of(&self, lease: LeaseId) -> Option<u64> {
+        self.leases.get(&lease.0).map(|held| held.lease.lease.epoch)
+    }
+
+    /// The task of a lease that it holds.
+    pub(crate) fn task_of(&self, lease: LeaseId) -> Option<u16> {
+        self.leases.get(&lease.0).map(|held| held.task)
     }
 
     pub(crate) const fn lose_stream(&mut self) {
@@ -281,31 +286,13 @@ impl World<'_> {
         }
     }
 
-    /// The time of a lease is over, and perhaps its fetch is not.
-    pub(crate) fn lease_expired(&mut self, host: u32, lease: LeaseId) {
-        let Some(held) = self.control(host).leases.get(&lease.0) else { return };
-        let peer = PeerId { host, task: held.task };
-        if self.stop_fetch(peer, lease) {
-            self.leases_cut += 1;
-            self.download(peer, DownloadInput::Tick);
-        }
-    }
-
-    /// Stops a fetch, and tells the download; false when it does not run.
-    pub(crate) fn stop_fetch(&mut self, peer: PeerId, lease: LeaseId) -> bool {
-        if let Some(rest) = self.origin.close(peer, lease) {
-            assert!(!rest.is_empty(), "stopped after its end");
-            self.lease_over(peer.host, lease);
-            let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
-            let now = self.clock.now();
-            self.peer_mut(peer).download.handle(now, DownloadInput::OriginEnded { lease, outcome });
-            return true;
-        }
-        false
-    }
-
-    /// A lease is over; the scheduler hears how much of it is stored.
+    /// A lease is over; the scheduler hears how much of it is here.
     pub(crate) fn lease_over(&mut self, host: u32, lease: LeaseId) {
+        self.end_lease(host, lease, None);
+    }
+
+    /// The same, with an outcome that is neither of the usual ones: all is here, or the rest is given back.
+    pub(crate) fn end_lease(&mut self, host: u32, lease: LeaseId, outcome: Option<LeaseOutcome>) {
         let control = self.control(host);
         let Some(held) = control.leases.remove(&lease.0) else { return };
         let id = control.id;
@@ -314,7 +301,8 @@ impl World<'_> {
         let pieces = geometry.pieces_within(range);
         let stored = pieces.clone().take_while(|piece| download.has_piece(PieceIndex(*piece)));
         let upto = stored.last().map_or(range.start(), |piece| geometry.piece_range(PieceIndex(piece)).end());
-        let outcome = if upto == range.end() { LeaseOutcome::Complete } else { LeaseOutcome::Returned };
+        let usual = if upto == range.end() { LeaseOutcome::Complete } else { LeaseOutcome::Returned };
+        let outcome = outcome.unwrap_or(usual);
         self.say(host, Input::LeaseDone { host: id, serial: lease.0, upto, outcome });
     }
 
@@ -395,22 +383,5 @@ impl World<'_> {
         let id = self.control(host).id;
         self.say(host, Input::Disconnected { host: id });
         self.control(host).is_connected = false;
-    }
-
-    /// Bytes of `range` that some host that is up has, or fetches already: to fetch them again needs a reason.
-    pub(crate) fn bytes_to_be_had(&self, task: u16, range: ByteRange) -> u64 {
-        let geometry = self.scenario.tasks[usize::from(task)];
-        let has = |host: u32, piece| {
-            let peer = self.peer(PeerId { host, task });
-            let row = &self.hosts[host as usize];
-            row.is_up && row.liar.is_none() && peer.is_ready && peer.download.has_piece(piece)
-        };
-        let pieces = geometry.pieces_within(range).map(PieceIndex).filter(|piece| self.origin.was_asked(task, *piece));
-        let bytes = |piece: PieceIndex| {
-            let range = geometry.piece_range(piece);
-            let is_had = self.origin.is_fetching(task, range) || (0..self.scenario.hosts).any(|host| has(host, piece));
-            if is_had { range.length() } else { 0 }
-        };
-        pieces.map(bytes).sum()
     }
 }

@@ -54,7 +54,8 @@ impl World<'_> {
     /// Fetches that run under leases of the scheduler's present life are at most as many as it may allow at once.
     /// Not counted are those under allowances, and those of earlier lives, which a new one can only take note of.
     pub(crate) fn assert_origin_budget(&mut self) {
-        let is_counted = |host: u32, lease| self.hosts[host as usize].control.is_leased(lease, self.scheduler.life);
+        let is_counted =
+            |host: u32, lease| self.hosts[host as usize].control.life_of(lease) == Some(self.scheduler.life);
         let running = self.origin.running().filter(|(peer, lease)| is_counted(peer.host, *lease)).count();
         let connections_max = self.scenario.cluster.origin_connections_max as usize;
         assert!(

@@ -7,8 +7,8 @@ use crate::{MIB, Scenario, Zones};
 
 impl Scenario {
     /// A swarm of a few hosts with whatever can go wrong: deaths, seen or silent, a scheduler that goes away, zones, late
-    /// and slow hosts, liars (fewer than honest hosts that live), hosts that run rarely. At least one honest host lives. One
-    /// seed is one scenario: a failure is repeated by it.
+    /// and slow hosts, liars (fewer than honest hosts that live), hosts that run rarely, an origin that refuses or is
+    /// slow. At least one honest host lives. One seed is one scenario: a failure is repeated by it.
     #[must_use]
     pub fn drawn(seed: u64) -> Self {
         let mut draws = Draws::new(seed);
@@ -53,6 +53,11 @@ impl Scenario {
         if draw(0, 4) == 0 {
             cluster.origin_bytes_per_s = origin_bytes_per_s * draw(1, 9) / 4;
         }
+        // An origin that refuses what is beyond a few connections, or whose connections are slow.
+        let origin_connections_max = if draw(0, 4) == 0 { few(draw(1, 17)) } else { 0 };
+        let origin_connection_bytes_per_s = if draw(0, 4) == 0 { rate * draw(1, 9) / 8 } else { 0 };
+        // The scheduler does not learn how many connections an origin serves: each refusal costs its host seconds.
+        let refused_max = Duration::from_secs(if origin_connections_max > 0 { 4 } else { 0 }) * equal.piece_count();
         Self {
             cluster,
             noise,
@@ -68,7 +73,9 @@ impl Scenario {
             scheduler_away,
             zones,
             origin_bytes_per_s,
-            time_max: around * 50 + Duration::from_secs(120),
+            origin_connections_max,
+            origin_connection_bytes_per_s,
+            time_max: around * 50 + Duration::from_secs(120) + refused_max,
             ..equal
         }
     }

@@ -245,8 +245,6 @@ impl World<'_> {
         assert!(self.is_liar(bad), "an honest host was banned, seed {}", self.scenario.seed);
         if host == bad {
             self.hosts[host as usize].control.lose_stream();
-            // What only it was known to have is in doubt, as after a death.
-            self.last_death = Some(self.clock.now());
         } else {
             let id = self.hosts[bad as usize].control.id;
             self.peers_of(host).for_each(|peer| self.unlink(peer, id));

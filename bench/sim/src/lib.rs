@@ -13,6 +13,7 @@ mod agent;
 mod budget;
 mod clock;
 mod drawn;
+mod fetching;
 mod host;
 mod image;
 mod liar;
@@ -22,6 +23,7 @@ mod origin;
 mod peer;
 mod plot;
 mod reader;
+mod reasons;
 mod report;
 mod roles;
 mod scheduler;
@@ -67,6 +69,11 @@ pub struct Scenario {
     pub noise: Duration,
     /// The origin's uplink in bytes per second.
     pub origin_bytes_per_s: u64,
+    /// What it sends on one connection in bytes per second: 50 to 100 MB/s at object stores. 0: no less than on all.
+    pub origin_connection_bytes_per_s: u64,
+    /// GETs that it serves at a time; it refuses all others with a 503. 0: no limit. The heads of its answers, which a
+    /// resolve takes, do not count.
+    pub origin_connections_max: u32,
     /// Where hosts are, and what crosses from one zone into another.
     pub zones: Zones,
     /// Upload slots of a host.
@@ -133,6 +140,8 @@ impl Scenario {
             have_delay: Duration::from_millis(1),
             noise: Duration::ZERO,
             origin_bytes_per_s: bytes_per_s,
+            origin_connection_bytes_per_s: 0,
+            origin_connections_max: 0,
             zones: Zones::default(),
             slots: 2,
             seeds: 0,
@@ -178,7 +187,11 @@ impl Scenario {
         };
         let slower_rate = |rate: u64, host: u32| if is_slow(host) { rate / self.slow_factor } else { rate };
         let up = |host: u32| u128::from(slower_rate(self.up_bytes_per_s, host));
-        let source: u128 = u128::from(self.origin_bytes_per_s) + (0..self.seeds).map(up).sum::<u128>();
+        let origin = match (self.origin_connections_max, self.origin_connection_bytes_per_s) {
+            (0, _) | (_, 0) => self.origin_bytes_per_s,
+            (count, rate) => self.origin_bytes_per_s.min(rate.saturating_mul(u64::from(count))),
+        };
+        let source: u128 = u128::from(origin) + (0..self.seeds).map(up).sum::<u128>();
         let all: u128 = source + (self.seeds..self.hosts).map(up).sum::<u128>();
         let down = (self.seeds..self.hosts).map(|host| u128::from(slower_rate(self.down_bytes_per_s, host))).min();
         let length = u128::from(self.length()) * 1_000_000_000;

@@ -59,7 +59,7 @@ impl Uplink {
             return Some(at);
         }
         for transmission in &self.queue {
-            at = at + time_of(transmission.bytes, self.bytes_per_s);
+            at += time_of(transmission.bytes, self.bytes_per_s);
             if transmission.to.host == host {
                 return Some(at);
             }
@@ -94,6 +94,10 @@ impl Downlink {
         Self { bytes_per_s, free_at: Instant::ZERO }
     }
 
+    pub(crate) const fn bytes_per_s(&self) -> u64 {
+        self.bytes_per_s
+    }
+
     /// When a block is here whose first byte arrives at `first` and whose last one was sent so as to arrive at
     /// `last`: it overlaps with its sending, and waits for those before it.
     pub(crate) fn receive(&mut self, first: Instant, last: Instant, bytes: u32) -> Instant {
@@ -109,7 +113,8 @@ impl Downlink {
     }
 }
 
-fn time_of(bytes: u32, bytes_per_s: u64) -> Duration {
+/// How long `bytes` take at a rate.
+pub(crate) fn time_of(bytes: u32, bytes_per_s: u64) -> Duration {
     Duration::from_nanos(u64::from(bytes) * 1_000_000_000 / bytes_per_s.max(1))
 }
 
@@ -123,7 +128,7 @@ mod tests {
         let mut uplink = Uplink::new(1_000);
         for (host, bytes) in [(1, 100), (2, 200), (1, 50), (3, 10)] {
             let to = PeerId { host, task: 0 };
-            uplink.push(Transmission { to, piece: PieceIndex(0), block: BlockIndex(0), bytes });
+            uplink.push(Transmission { to, piece: PieceIndex(0), block: BlockIndex(0), bytes, is_wrong: false });
         }
         assert_eq!(uplink.first_leaves_at(2), None, "an idle wire holds nothing up");
         assert_eq!(uplink.start(at(5)).map(|(_, time)| time), Some(Duration::from_millis(100)));

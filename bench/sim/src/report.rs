@@ -69,6 +69,8 @@ pub struct Report {
     pub origin_leases_max: usize,
     /// Time until its last byte in which the origin sent nothing.
     pub origin_idle_s: f64,
+    /// GETs that the origin refused because it served enough already.
+    pub origin_refusals: u64,
     /// Leases given.
     pub leases: u64,
     /// Leases whose time was over before they were fetched.
@@ -176,6 +178,7 @@ impl Report {
             origin_holders: world.origin.holders(),
             origin_leases_max: world.leases_running_max,
             origin_idle_s: world.origin.idle_time().as_secs_f64(),
+            origin_refusals: world.origin.refusals,
             leases: world.scheduler.lease_count(),
             leases_cut: world.leases_cut,
             liars: scenario.liars,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hawker_proto::{BlockIndex, ByteRange, Instant, PieceIndex};
-use hawker_swarm::{DownloadInput, DownloadOutput, LeaseId, LinkId, UploadInput, UploadOutput};
+use hawker_proto::{BlockIndex, PieceIndex};
+use hawker_swarm::{DownloadInput, DownloadOutput, LinkId, UploadInput, UploadOutput};
 
 use crate::host::Host;
 use crate::network::Transmission;
@@ -14,9 +14,6 @@ use crate::world::{Event, Message, World};
 /// From a block that takes so long on, bytes between blocks are modelled: the wire sends one after the other where TCP
 /// would mix them, and a receiver must not take its turn for silence.
 const SLOW_BLOCK: Duration = Duration::from_millis(10);
-
-/// How long a death may lead to a second fetch: the grace of its stream, and the questions to all others.
-const DEATH_ECHO: Duration = Duration::from_secs(10);
 
 impl World<'_> {
     pub(crate) fn download(&mut self, at: PeerId, input: DownloadInput) {
@@ -78,25 +75,6 @@ impl World<'_> {
             self.unfinished -= u32::from(host.liar.is_none());
         }
         self.finished(at);
-    }
-
-    fn fetch(&mut self, at: PeerId, lease: LeaseId, range: ByteRange) {
-        let repeated = self.bytes_to_be_had(at.task, range);
-        // Without a scheduler hosts do not know what others fetch, nor does a new one what was fetched before. And while
-        // it asks who has what a dead host had, whoever dies before answering may have passed it on.
-        let is_recent = |at: Instant| self.clock.now().since(at) < self.scenario.death_notice + DEATH_ECHO;
-        // Under its allowance a host buys when nothing reaches it any more.
-        let has_reason =
-            self.scenario.scheduler_away.is_some() || self.last_death.is_some_and(is_recent) || lease.is_own();
-        assert!(
-            repeated == 0 || has_reason,
-            "{at:?} fetches {range:?} of which {repeated} bytes are to be had, seed {}",
-            self.scenario.seed
-        );
-        self.origin.bytes_repeated += repeated;
-        self.origin.open(at, lease, range);
-        self.assert_origin_budget();
-        self.serve_origin();
     }
 
     pub(crate) fn upload(&mut self, host: u32, input: UploadInput) {
@@ -187,22 +165,5 @@ impl World<'_> {
         // The sender's socket drains as the receiver takes it.
         let left = now + at.since(now + latency);
         self.clock.push(left, Event::Sent { from, to: block.to.host, bytes: block.bytes });
-    }
-
-    pub(crate) fn serve_origin(&mut self) {
-        if self.is_origin_busy {
-            return;
-        }
-        let now = self.clock.now();
-        let Some((peer, lease, part)) = self.origin.next_part() else { return };
-        self.is_origin_busy = true;
-        let bytes = u32::try_from(part.length()).expect("a block");
-        let time = Duration::from_nanos(part.length() * 1_000_000_000 / self.scenario.origin_bytes_per_s.max(1));
-        self.origin.note_sending(now, time);
-        self.clock.push(now + time, Event::OriginFree);
-        let latency = self.scenario.latency;
-        let [first, last] = self.borders.pass(None, peer.host, [now + latency, now + latency + time], bytes);
-        let at = self.hosts[peer.host as usize].downlink.receive(first, last, bytes);
-        self.clock.push(at, Event::Body { peer, lease, part });
     }
 }

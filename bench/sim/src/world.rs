@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hawker_proto::{ByteRange, Instant, PieceIndex};
 use hawker_scheduler::{Input, ToHost};
-use hawker_swarm::{DownloadInput, LeaseId, LinkId, NeighborId, OriginOutcome, UploadInput};
+use hawker_swarm::{DownloadInput, LeaseId, LinkId, NeighborId, UploadInput};
 
 use crate::budget::Budget;
 use crate::clock::{Clock, Draws};
@@ -13,6 +13,7 @@ use crate::liar::{Harm, Liar};
 use crate::network::Transmission;
 use crate::origin::Origin;
 use crate::peer::{Peer, PeerId};
+use crate::reasons::FetchLog;
 use crate::report::ratio;
 use crate::roles::Roles;
 use crate::scheduler::Scheduler;
@@ -37,11 +38,11 @@ pub(crate) struct World<'a> {
     /// Pieces whose record each peer has seen.
     pub(crate) recorded: PieceTable,
     pub(crate) origin: Origin,
+    pub(crate) fetch_log: FetchLog,
     pub(crate) is_origin_busy: bool,
     pub(crate) borders: Borders,
     pub(crate) scheduler: Scheduler,
     pub(crate) unfinished: u32,
-    pub(crate) last_death: Option<Instant>,
     pub(crate) harm: Harm,
     /// Leases whose time was over before their fetch.
     pub(crate) leases_cut: u64,
@@ -109,6 +110,13 @@ pub(crate) enum Event {
     },
     /// The origin's uplink can send again.
     OriginFree,
+    /// One of its connections can.
+    OriginReady,
+    /// Its answer to a GET that it does not serve.
+    OriginRefused {
+        peer: PeerId,
+        lease: LeaseId,
+    },
     /// The host opens its stream to the scheduler.
     Connect {
         host: u32,
@@ -187,6 +195,7 @@ impl Event {
             | Self::Body { peer: PeerId { host, .. }, .. }
             | Self::ToAgent { host, .. }
             | Self::OriginHead { peer: PeerId { host, .. }, .. }
+            | Self::OriginRefused { peer: PeerId { host, .. }, .. }
             | Self::DownloadWake { peer: PeerId { host, .. } }
             | Self::UploadWake { host } => Some(*host),
             _ => None,
@@ -232,12 +241,16 @@ impl<'a> World<'a> {
             task_count,
             stored: PieceTable::new(scenario.hosts, &scenario.tasks),
             recorded: PieceTable::new(scenario.hosts, &scenario.tasks),
-            origin: Origin::new(scenario.tasks.clone()),
+            origin: Origin::new(
+                scenario.tasks.clone(),
+                scenario.origin_connections_max,
+                scenario.origin_connection_bytes_per_s,
+            ),
+            fetch_log: FetchLog::new(&scenario.tasks),
             is_origin_busy: false,
             borders: Borders::new(&scenario.zones, scenario.hosts),
             scheduler,
             unfinished: honest,
-            last_death: None,
             harm: Harm::default(),
             leases_cut: 0,
             grants: 0,
@@ -333,6 +346,11 @@ impl<'a> World<'a> {
                 self.is_origin_busy = false;
                 self.serve_origin();
             }
+            Event::OriginReady => {
+                self.origin.wake = None;
+                self.serve_origin();
+            }
+            Event::OriginRefused { peer, lease } => self.refused(peer, lease),
             Event::Connect { host } => self.connect(host),
             Event::Want { peer } => self.want(peer),
             Event::OriginHead { peer, upto } => self.resolved(peer, upto),
@@ -374,13 +392,12 @@ impl<'a> World<'a> {
     }
 
     fn die(&mut self, host: u32) {
-        self.last_death = Some(self.clock.now());
         let Host { is_up, is_dead, done_at, uplink, .. } = &mut self.hosts[host as usize];
         (*is_up, *is_dead) = (false, true);
         uplink.cut();
         self.unfinished -= u32::from(done_at.is_none());
         for (peer, lease) in self.origin.of_host(host) {
-            self.origin.close(peer, lease);
+            self.close_fetch(peer, lease);
         }
         let notice = self.scenario.death_notice;
         self.clock.push(self.clock.now() + notice, Event::Bereft { host });
@@ -429,25 +446,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn body(&mut self, at: PeerId, lease: LeaseId, part: ByteRange) {
-        let Some(get) = self.origin.arrived(at, lease, part) else { return };
-        let now = self.clock.now();
-        let peer = self.peer_mut(at);
-        let (piece, block) = peer.geometry.block_at(part.start()).expect("within the task");
-        let is_whole = !peer.has_block(piece, block) && peer.write(now, piece, block);
-        self.hosts[at.host as usize].control.note_progress(lease, part.end());
-        self.download(at, DownloadInput::OriginProgress { lease, upto: part.end() });
-        if is_whole {
-            self.store(at, piece);
-        }
-        if get.upto == get.range.end() {
-            self.lease_over(at.host, lease);
-            self.download(at, DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
-        }
-        self.serve_origin();
-    }
-
-    fn store(&mut self, at: PeerId, piece: PieceIndex) {
+    pub(crate) fn store(&mut self, at: PeerId, piece: PieceIndex) {
         self.stored.insert(at, piece);
         self.download(at, DownloadInput::PieceStored { piece });
     }

@@ -1,6 +1,8 @@
 //! Gates of those who would do well without a swarm: a reader in order, hosts with an origin that is faster than the
 //! swarm's sources, hosts behind slow links. Bounds stand a little above what was measured (figures in the comments).
 
+use std::time::Duration;
+
 use hawker_sim::{Report, Scenario, run};
 
 const MIB: u64 = 1024 * 1024;
@@ -34,4 +36,12 @@ fn lone_full_host_does_not_send_the_same_to_all() {
         let report = simulate(&Scenario { seed, seeds: 1, ..equal });
         assert!(report.makespan_ratio <= 1.35 && report.origin_ratio <= 0.0, "{report}");
     }
+}
+
+#[test]
+fn lone_host_far_from_the_origin_fills_its_link() {
+    // 1.55; 2.04 when a connection carries two blocks at a time, however long their way is.
+    let scenario = Scenario { latency: Duration::from_millis(20), ..Scenario::equal_hosts(1, 256 * MIB, GBIT) };
+    let report = simulate(&scenario);
+    assert!(report.makespan_ratio <= 1.70, "{report}");
 }

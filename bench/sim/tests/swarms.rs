@@ -134,12 +134,13 @@ fn death_of_every_third_host_at_one_time_costs_little() {
 
 #[test]
 fn scheduler_that_is_away_and_comes_back_empty_costs_little() {
-    // 1.10-1.14, origin_ratio up to 1.008: what hosts fetch twice because nobody tells them apart, under their allowances.
+    // 1.03-1.19 of the case with it, 1.07-1.24 of the bound, over 16 seeds (whether announcements wait or not); origin_ratio
+    // up to 1.008: what hosts fetch twice because nobody tells them apart, under their allowances.
     for seed in 1..=3 {
         let equal = half_a_minute(seed);
         let away = (equal.bound() / 3, equal.bound() * 2 / 3);
         let without = run(&equal).makespan_s;
-        let report = simulate(&Scenario { scheduler_away: Some(away), ..equal }, 1.20, 1.05);
+        let report = simulate(&Scenario { scheduler_away: Some(away), ..equal }, 1.25, 1.05);
         assert!(report.makespan_s <= 1.20 * without, "{without} s with it: {report}");
     }
 }
@@ -193,6 +194,30 @@ fn host_that_starts_while_others_come_back_has_one_stream() {
         };
         let report = run(&scenario);
         assert_eq!((report.failed_hosts, report.origin_leases_max), (0, 4), "{report}");
+    }
+}
+
+#[test]
+fn slow_connections_of_an_origin_are_used_side_by_side() {
+    // 1.04-1.05: 50 MB/s each, as object stores give, are 0.4 of what the swarm takes.
+    for seed in 1..=3 {
+        let equal = Scenario { seed, ..Scenario::equal_hosts(64, 256 * MIB, GBIT) };
+        let slow = Scenario { origin_connection_bytes_per_s: 50_000_000, ..equal };
+        let report = simulate(&slow, 1.08, 1.0);
+        assert!(report.origin_refusals == 0 && report.origin_holders > 2.5, "{report}");
+    }
+}
+
+#[test]
+fn origin_that_refuses_gets_is_asked_again_later() {
+    for seed in 1..=3 {
+        let scenario = Scenario { seed, origin_connections_max: 2, ..Scenario::equal_hosts(8, 16 * MIB, GBIT) };
+        let report = run(&scenario);
+        assert!(report.failed_hosts == 0 && report.origin_ratio == 1.0, "{report}");
+        assert!(report.origin_refusals > 0 && report.origin_leases_max == 2, "{report}");
+        // An operator who knows says so.
+        let cluster = ClusterConfig { origin_connections_max: 2, ..ClusterConfig::default() };
+        assert_eq!(run(&Scenario { cluster, ..scenario }).origin_refusals, 0);
     }
 }
 

@@ -1,0 +1,187 @@
+//! Every fetch from the origin, and why a piece may leave it again.
+
+use std::fmt;
+
+use hawker_proto::{ByteRange, Geometry, Instant, PieceIndex};
+use hawker_swarm::LeaseId;
+
+use crate::peer::PeerId;
+use crate::world::World;
+
+/// Whose leave a fetch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// A lease of the scheduler in this life.
+    Lease { life: u64 },
+    /// The host's own allowance: nobody tells it what others fetch.
+    Allowance,
+}
+
+/// One fetch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetched {
+    peer: PeerId,
+    lease: LeaseId,
+    right: Right,
+    range: ByteRange,
+    began: Instant,
+    /// When it was over, and the first byte that had not arrived then.
+    end: Option<(Instant, u64)>,
+}
+
+/// Why a piece that was fetched before may be fetched again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// The earlier fetch ended before the piece was there: cut off, refused, or stopped.
+    CutShort,
+    /// Whoever fetched it died, or left.
+    HolderGone,
+    /// Either of the two is under an allowance.
+    Unasked,
+    /// The scheduler that knew of the earlier fetch is gone.
+    NewScheduler,
+}
+
+/// All fetches of a run.
+pub(crate) struct FetchLog {
+    tasks: Vec<Geometry>,
+    fetches: Vec<Fetched>,
+    /// Of each piece of each task, its fetches.
+    of_piece: Vec<Vec<Vec<u32>>>,
+}
+
+impl FetchLog {
+    pub(crate) fn new(tasks: &[Geometry]) -> Self {
+        let of_task = |geometry: &Geometry| vec![Vec::new(); geometry.piece_count() as usize];
+        Self { tasks: tasks.to_vec(), fetches: Vec::new(), of_piece: tasks.iter().map(of_task).collect() }
+    }
+
+    /// Notes a fetch that begins.
+    ///
+    /// # Panics
+    /// When a piece of it was fetched before, and there is no reason to fetch it again.
+    fn begin(&mut self, fetch: Fetched, is_up: impl Fn(u32) -> bool) {
+        let index = u32::try_from(self.fetches.len()).expect("fetches are counted in u32");
+        let task = usize::from(fetch.peer.task);
+        for piece in self.tasks[task].pieces_within(fetch.range).map(PieceIndex) {
+            let end = self.tasks[task].piece_range(piece).end();
+            let earlier = &mut self.of_piece[task][piece.0 as usize];
+            for before in earlier.iter().map(|index| &self.fetches[*index as usize]) {
+                assert!(
+                    before.reason(&fetch, end, &is_up).is_some(),
+                    "piece {} is fetched again without a reason: first by {before}, now by {fetch}",
+                    piece.0
+                );
+            }
+            earlier.push(index);
+        }
+        self.fetches.push(fetch);
+    }
+
+    /// Notes that a fetch is over, and the first byte that had not arrived.
+    pub(crate) fn end(&mut self, peer: PeerId, lease: LeaseId, at: Instant, upto: u64) {
+        let is_it = |fetch: &&mut Fetched| fetch.peer == peer && fetch.lease == lease && fetch.end.is_none();
+        let fetch = self.fetches.iter_mut().rev().find(is_it).expect("a fetch that began");
+        fetch.end = Some((at, upto));
+    }
+
+    /// Whether a fetch of the piece began at some time.
+    pub(crate) fn has_asked(&self, task: u16, piece: PieceIndex) -> bool {
+        !self.of_piece[usize::from(task)][piece.0 as usize].is_empty()
+    }
+}
+
+impl fmt::Display for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peer: PeerId { host, task }, right, range, began, end, .. } = self;
+        let at = |at: &Instant| at.since(Instant::ZERO);
+        write!(
+            f,
+            "host {host} ({right:?}, bytes {}..{} of task {task}) at {:?}",
+            range.start(),
+            range.end(),
+            at(began)
+        )?;
+        match end {
+            Some((over, upto)) => write!(f, " until {:?}, when it had those below {upto}", at(over)),
+            None => f.write_str(", not over"),
+        }
+    }
+}
+
+impl Fetched {
+    /// Why `again` may fetch a piece that ends at `end` and that this fetch was to bring.
+    fn reason(&self, again: &Self, end: u64, is_up: impl Fn(u32) -> bool) -> Option<Reason> {
+        match (self.right, again.right) {
+            _ if self.end.is_some_and(|(_, upto)| upto < end) => Some(Reason::CutShort),
+            _ if !is_up(self.peer.host) => Some(Reason::HolderGone),
+            (Right::Allowance, _) | (_, Right::Allowance) => Some(Reason::Unasked),
+            (before, now) if before != now => Some(Reason::NewScheduler),
+            _ => None,
+        }
+    }
+}
+
+impl World<'_> {
+    /// Notes a fetch that begins now.
+    pub(crate) fn log_fetch(&mut self, peer: PeerId, lease: LeaseId, range: ByteRange) {
+        let control = &self.hosts[peer.host as usize].control;
+        let right = control.life_of(lease).map_or(Right::Allowance, |life| Right::Lease { life });
+        let fetch = Fetched { peer, lease, right, range, began: self.clock.now(), end: None };
+        let hosts = &self.hosts;
+        self.fetch_log.begin(fetch, |host| hosts[host as usize].is_up);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASED: Right = Right::Lease { life: 1 };
+
+    fn log() -> FetchLog {
+        FetchLog::new(&[Geometry::of_length(4 * 64 * 1024).expect("a length that a task can have")])
+    }
+
+    /// A fetch of the first `pieces` by the host, whose lease has the same number.
+    fn fetch(host: u32, right: Right, pieces: u64) -> Fetched {
+        let range = ByteRange::new(0, pieces * 64 * 1024).expect("in order");
+        let (peer, lease) = (PeerId { host, task: 0 }, LeaseId(u64::from(host)));
+        Fetched { peer, lease, right, range, began: Instant::ZERO, end: None }
+    }
+
+    fn end(log: &mut FetchLog, host: u32, pieces: u64) {
+        log.end(PeerId { host, task: 0 }, LeaseId(u64::from(host)), Instant::ZERO, pieces * 64 * 1024);
+    }
+
+    #[test]
+    fn piece_leaves_the_origin_again_for_each_reason() {
+        let mut log = log();
+        log.begin(fetch(1, LEASED, 2), |_| true);
+        end(&mut log, 1, 0);
+        log.begin(fetch(2, LEASED, 2), |_| true);
+        end(&mut log, 2, 2);
+        log.begin(fetch(3, Right::Allowance, 1), |_| true);
+        log.begin(fetch(4, Right::Lease { life: 2 }, 1), |_| true);
+        log.begin(fetch(5, Right::Lease { life: 3 }, 1), |_| true);
+        log.begin(fetch(6, LEASED, 2), |host| host != 2);
+        assert!(log.has_asked(0, PieceIndex(1)) && !log.has_asked(0, PieceIndex(2)));
+    }
+
+    #[test]
+    #[should_panic(expected = "piece 0 is fetched again without a reason: first by host 1")]
+    fn piece_that_a_living_host_has_is_not_fetched_again() {
+        let mut log = log();
+        log.begin(fetch(1, LEASED, 2), |_| true);
+        end(&mut log, 1, 1);
+        log.begin(fetch(2, LEASED, 2), |_| true);
+    }
+
+    #[test]
+    #[should_panic(expected = "of task 0) at 0ns, not over, now by host 2")]
+    fn piece_on_its_way_is_not_fetched_again() {
+        let mut log = log();
+        log.begin(fetch(1, LEASED, 1), |_| true);
+        log.begin(fetch(2, LEASED, 1), |_| true);
+    }
+}
