@@ -306,9 +306,11 @@ impl World<'_> {
         self.say(host, Input::LeaseDone { host: id, serial: lease.0, upto, outcome });
     }
 
-    pub(crate) fn ask_lease(&mut self, peer: PeerId, bytes: u64, bytes_per_s: u64) {
+    pub(crate) fn ask_lease(&mut self, peer: PeerId, bytes: u64, bytes_per_s: u64, source_bytes_per_s: Option<u64>) {
+        self.peer_mut(peer).is_buying = source_bytes_per_s.is_some();
         let id = self.control(peer.host).id;
-        self.say(peer.host, Input::AskLease { host: id, task: id_of(peer.task), bytes, bytes_per_s });
+        let task = id_of(peer.task);
+        self.say(peer.host, Input::AskLease { host: id, task, bytes, bytes_per_s, source_bytes_per_s });
     }
 
     pub(crate) fn finished(&mut self, peer: PeerId) {

@@ -33,6 +33,8 @@ pub(crate) struct Peer {
     /// What was stored at the last report to the scheduler, for the rate.
     pub(crate) bytes_reported: u64,
     pub(crate) done_at: Option<Instant>,
+    /// What it asked the scheduler for last is at other hosts already, but they are slow.
+    pub(crate) is_buying: bool,
 }
 
 /// What is on the host's disk, block by block: checks that no byte is accepted twice.
@@ -60,6 +62,7 @@ impl Peer {
             wake: None,
             bytes_reported: 0,
             done_at: None,
+            is_buying: false,
         }
     }
 

@@ -13,6 +13,8 @@ use crate::world::World;
 pub(crate) enum Right {
     /// A lease of the scheduler in this life.
     Lease { life: u64 },
+    /// Likewise, on what hosts have already: they are slower than the origin.
+    Sale { life: u64 },
     /// The host's own allowance: nobody tells it what others fetch.
     Allowance,
 }
@@ -40,6 +42,8 @@ enum Reason {
     Unasked,
     /// The scheduler that knew of the earlier fetch is gone.
     NewScheduler,
+    /// It was sold for the first time.
+    Sold,
 }
 
 /// All fetches of a run.
@@ -116,8 +120,11 @@ impl Fetched {
             _ if self.end.is_some_and(|(_, upto)| upto < end) => Some(Reason::CutShort),
             _ if !is_up(self.peer.host) => Some(Reason::HolderGone),
             (Right::Allowance, _) | (_, Right::Allowance) => Some(Reason::Unasked),
-            (before, now) if before != now => Some(Reason::NewScheduler),
-            _ => None,
+            (Right::Lease { .. }, Right::Sale { .. }) => Some(Reason::Sold),
+            (
+                Right::Lease { life: before } | Right::Sale { life: before },
+                Right::Lease { life } | Right::Sale { life },
+            ) => (before != life).then_some(Reason::NewScheduler),
         }
     }
 }
@@ -126,7 +133,11 @@ impl World<'_> {
     /// Notes a fetch that begins now.
     pub(crate) fn log_fetch(&mut self, peer: PeerId, lease: LeaseId, range: ByteRange) {
         let control = &self.hosts[peer.host as usize].control;
-        let right = control.life_of(lease).map_or(Right::Allowance, |life| Right::Lease { life });
+        let right = match control.life_of(lease) {
+            None => Right::Allowance,
+            Some(life) if self.peer(peer).is_buying => Right::Sale { life },
+            Some(life) => Right::Lease { life },
+        };
         let fetch = Fetched { peer, lease, right, range, began: self.clock.now(), end: None };
         let hosts = &self.hosts;
         self.fetch_log.begin(fetch, |host| hosts[host as usize].is_up);
@@ -175,6 +186,17 @@ mod tests {
         log.begin(fetch(1, LEASED, 2), |_| true);
         end(&mut log, 1, 1);
         log.begin(fetch(2, LEASED, 2), |_| true);
+    }
+
+    #[test]
+    #[should_panic(expected = "piece 0 is fetched again without a reason: first by host 2")]
+    fn piece_is_sold_once() {
+        let mut log = log();
+        log.begin(fetch(1, LEASED, 1), |_| true);
+        end(&mut log, 1, 1);
+        log.begin(fetch(2, Right::Sale { life: 1 }, 1), |_| true);
+        end(&mut log, 2, 1);
+        log.begin(fetch(3, Right::Sale { life: 1 }, 1), |_| true);
     }
 
     #[test]

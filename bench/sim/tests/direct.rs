@@ -45,3 +45,30 @@ fn lone_host_far_from_the_origin_fills_its_link() {
     let report = simulate(&scenario);
     assert!(report.makespan_ratio <= 1.70, "{report}");
 }
+
+/// Eight hosts at 25 Gbit/s, and one that has the task, slower by `slow_factor`.
+fn eight_beside_a_full_host(seed: u64, slow_factor: u64, origin_bytes_per_s: u64) -> Scenario {
+    let mut scenario = Scenario::equal_hosts(9, 4096 * MIB, 25 * GBIT);
+    // A scheduler that is not just up: a new one waits for announcements before it leases anything.
+    scenario.cluster.settle = Duration::ZERO;
+    Scenario { seed, seeds: 1, slow_seeds: 1, slow_factor, origin_bytes_per_s, ..scenario }
+}
+
+#[test]
+fn nobody_is_slower_than_direct_beside_a_slow_full_host() {
+    // 1.072-1.078; from the holder alone it would be 30.
+    for seed in 1..=3 {
+        let report = simulate(&eight_beside_a_full_host(seed, 25, 25 * GBIT));
+        assert!(report.makespan_ratio <= 1.10 && report.origin_ratio <= 1.02, "{report}");
+        assert!(report.origin_repeated_ratio <= 0.0, "a range is sold once: {report}");
+    }
+}
+
+#[test]
+fn nothing_is_bought_from_an_origin_that_is_slower_or_as_fast() {
+    for (slow_factor, origin) in [(25, GBIT / 2), (1, 25 * GBIT)] {
+        let report = simulate(&eight_beside_a_full_host(1, slow_factor, origin));
+        // One lease of a piece or two, until the scheduler knows how fast the origin is.
+        assert!(report.origin_ratio <= 8.0 / 1024.0, "{report}");
+    }
+}

@@ -278,7 +278,10 @@ fn drawn_swarms_with_faults_finish() {
         // A fetch that is cut off leaves something on the wire, and to whom only liars offer a piece buys it.
         let is_undisturbed =
             report.dead_hosts == 0 && report.liars == 0 && scenario.scheduler_away.is_none() && report.leases_cut == 0;
-        assert!(!is_undisturbed || report.origin_ratio == 1.0, "{}", report.line(&scenario));
+        // What is bought from an origin that is faster than those who have everything is there already.
+        let needed_ratio = report.origin_ratio - report.origin_repeated_ratio;
+        assert!(!is_undisturbed || (needed_ratio - 1.0).abs() < 1e-9, "{}", report.line(&scenario));
+        assert!(!is_undisturbed || report.origin_repeated_ratio <= 1.0, "{}", report.line(&scenario));
     }
 }
 

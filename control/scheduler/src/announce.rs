@@ -189,7 +189,7 @@ impl Cluster {
 
     fn doubt_count(&self, task: Slot<Task>) -> u32 {
         match &self.tasks[task].pieces {
-            Tracking::Whole => 0,
+            Tracking::Whole | Tracking::Sale(_) => 0,
             Tracking::Each(pieces) => pieces.doubt_count(),
         }
     }

@@ -72,7 +72,7 @@ impl Cluster {
             for (key, ask) in &task.asks {
                 assert_eq!(self.peers[ask.peer].ask, Some(*key));
             }
-            assert_eq!(matches!(task.pieces, Tracking::Whole), task.complete_count > 0);
+            assert_eq!(!matches!(task.pieces, Tracking::Each(_)), task.complete_count > 0);
             for lease in &task.leases {
                 assert_eq!(self.lease_tasks.get(&lease.serial), Some(&slot));
                 assert!(lease.reported <= lease.bytes);
@@ -98,7 +98,7 @@ impl Cluster {
     }
 
     fn assert_pieces(&self, task: &Task) {
-        let Tracking::Each(pieces) = &task.pieces else { return };
+        let (Tracking::Each(pieces) | Tracking::Sale(pieces)) = &task.pieces else { return };
         pieces.assert_invariants();
         for (index, lease) in task.leases.iter().enumerate() {
             assert!(pieces.is_taken(&lease.pieces), "a leased piece is not free");
@@ -106,6 +106,9 @@ impl Cluster {
                 let is_apart = lease.pieces.end <= other.pieces.start || other.pieces.end <= lease.pieces.start;
                 assert!(is_apart, "no piece is leased twice");
             }
+        }
+        if matches!(task.pieces, Tracking::Sale(_)) {
+            return;
         }
         for piece in 0..task.geometry.piece_count() {
             if let Some(holder) = pieces.holder(piece) {

@@ -18,7 +18,7 @@ use crate::origin::Origin;
 use crate::random::Random;
 use crate::status::Counters;
 use crate::table::{Slot, Table};
-use crate::task::{Peer, Task};
+use crate::task::{Peer, Task, Wish};
 use crate::wants::Resolve;
 
 /// Steps of work per call: what one event causes for thousands of hosts is spread over many calls, so that a decision
@@ -187,7 +187,9 @@ impl Cluster {
             Input::ResolveFailed { want, failure, .. } => self.resolve_failed(host, want, failure),
             Input::Announce { announcement, .. } => self.announce(host, announcement),
             Input::Progress { task, leases, .. } => self.progress(host, task, &leases),
-            Input::AskLease { task, bytes, bytes_per_s, .. } => self.ask_lease(host, task, bytes, bytes_per_s),
+            Input::AskLease { task, bytes, bytes_per_s, source_bytes_per_s, .. } => {
+                self.ask_lease(host, task, Wish { bytes, bytes_per_s, source_bytes_per_s });
+            }
             Input::LeaseDone { serial, upto, outcome, .. } => self.lease_done(host, serial, upto, outcome),
             Input::Finished { task, .. } => self.finished(host, task),
             Input::Left { task, .. } => self.left(host, task),

@@ -221,6 +221,9 @@ pub enum Input {
         bytes: u64,
         /// Its measured rate from the origin; 0 when unknown.
         bytes_per_s: u64,
+        /// It would buy what hosts have that have everything, since the hosts around it draw only so many bytes/s from
+        /// them; `None`: it asks for what nobody has.
+        source_bytes_per_s: Option<u64>,
     },
     /// A lease ended.
     LeaseDone {

@@ -19,7 +19,7 @@ use crate::event::{LeaseOutcome, OriginId, ToHost};
 use crate::host::Host;
 use crate::origin::{Origin, bytes_in};
 use crate::table::Slot;
-use crate::task::{Ask, AskKey, Lease, Peer, Task, Tracking};
+use crate::task::{Ask, AskKey, Lease, Peer, Task, Tracking, Wish};
 
 /// Leases open at an origin before its rate decides: four requests keep a link busy over any gap between one host's.
 const PARALLEL_MIN: u32 = 4;
@@ -55,13 +55,14 @@ const REFUSALS_PER_STEP: usize = 32;
 const TASKS_PER_PUMP: usize = 64;
 
 impl Cluster {
-    pub(crate) fn ask_lease(&mut self, host: Slot<Host>, id: TaskId, bytes: u64, bytes_per_s: u64) {
+    pub(crate) fn ask_lease(&mut self, host: Slot<Host>, id: TaskId, wish: Wish) {
         let Some(peer) = self.peer_of(host, id) else {
             self.refuse(host, id, RETRY_MAX, false);
             return;
         };
         self.forget_ask(peer);
         let task = self.peers[peer].task;
+        self.offer_sale(task, &wish);
         let (row, wisher) = (&self.tasks[task], &self.peers[peer]);
         let cool_for = u64::from(wisher.cool_until_s).saturating_sub(self.seconds());
         if row.is_changed || row.is_fetched() {
@@ -77,7 +78,7 @@ impl Cluster {
             let number = u32::try_from(self.next_number() & u64::from(u32::MAX)).expect("masked");
             let key = self.ask_key(peer, number);
             self.peers[peer].ask = Some(key);
-            self.tasks[task].asks.insert(key, Ask { peer, bytes, bytes_per_s });
+            self.tasks[task].asks.insert(key, Ask { peer, wish });
             self.set_timer(self.config.ask_hold, Timer::Ask { peer, number });
             self.pump_task(task);
         }
@@ -252,21 +253,21 @@ impl Cluster {
             let open_bytes_max = row.geometry.length() / TASK_PARTS_OPEN;
             let is_covered = source.leases >= PARALLEL_MIN
                 && source.window().is_none_or(|window| source.outstanding >= window.min(open_bytes_max));
-            let open_max = if row.has_ranges { PARALLEL_MAX } else { 1 };
+            let open_max = if row.has_ranges && !self.is_probing(task) { PARALLEL_MAX } else { 1 };
             if open >= open_max || open > 0 && is_covered || row.free_count() == 0 {
                 return false;
             }
             let Some(ask) = row.asks.first_key_value().map(|(_, ask)| *ask) else { return false };
             self.forget_ask(ask.peer);
             let host = self.peers[ask.peer].host;
-            if self.hosts[host].is_suspect {
+            if self.hosts[host].is_suspect || !self.may_have(task, &ask.wish) {
                 self.refuse(host, self.tasks[task].id, RETRY_MIN, false);
                 continue;
             }
             let count = self.piece_count_of_lease(origin, task, &ask);
-            let Tracking::Each(pieces) = &mut self.tasks[task].pieces else { return false };
+            let (Tracking::Each(pieces) | Tracking::Sale(pieces)) = &mut self.tasks[task].pieces else { return false };
             let pieces = pieces.lease_next(count);
-            self.open_lease(ask.peer, origin, pieces, Some(ask.bytes_per_s));
+            self.open_lease(ask.peer, origin, pieces, Some(ask.wish.bytes_per_s));
             return true;
         }
         // Thousands fell silent while they waited in line: it goes on with the next call.
@@ -291,11 +292,11 @@ impl Cluster {
         if limit > 0 {
             bytes = bytes.min(limit / u64::from(PARALLEL_MIN));
         }
-        if ask.bytes_per_s > 0 {
-            bytes = bytes.min(bytes_in(ask.bytes_per_s, Duration::from_secs(1)));
+        if ask.wish.bytes_per_s > 0 {
+            bytes = bytes.min(bytes_in(ask.wish.bytes_per_s, Duration::from_secs(1)));
         }
-        if ask.bytes > 0 {
-            bytes = bytes.min(ask.bytes);
+        if ask.wish.bytes > 0 {
+            bytes = bytes.min(ask.wish.bytes);
         }
         u32::try_from(bytes / piece_bytes).unwrap_or(u32::MAX).max(1)
     }
@@ -316,7 +317,7 @@ impl Cluster {
         let count = if origin.is_some() { count } else { 0 };
         let leased = match &mut self.tasks[task].pieces {
             Tracking::Each(pieces) => pieces.lease_run(0, count),
-            Tracking::Whole => 0..0,
+            Tracking::Whole | Tracking::Sale(_) => 0..0,
         };
         match origin.filter(|_| !leased.is_empty()) {
             Some(origin) => {
@@ -476,8 +477,14 @@ impl Cluster {
         let at = row.leases.iter().position(|lease| lease.serial == serial).expect("a live lease is in its task");
         let lease = row.leases.swap_remove(at);
         let stored = upto.map_or(0..0, |upto| row.pieces_below(&lease.pieces, upto));
-        if let Tracking::Each(pieces) = &mut row.pieces {
-            pieces.settle(&lease.pieces, stored, lease.holder, is_rest_free);
+        match &mut row.pieces {
+            Tracking::Whole => {}
+            Tracking::Each(pieces) => pieces.settle(&lease.pieces, stored, lease.holder, is_rest_free),
+            // What came back was not worth buying, and some host has it in any case.
+            Tracking::Sale(pieces) => {
+                let sold = if is_rest_free { stored } else { lease.pieces.clone() };
+                pieces.settle(&lease.pieces, sold, lease.holder, true);
+            }
         }
         if let Some(origin) = row.origin {
             self.origins[origin].lease_closed(lease.bytes - lease.reported);
@@ -506,7 +513,7 @@ impl Task {
     pub(crate) const fn free_count(&self) -> u32 {
         match &self.pieces {
             Tracking::Whole => 0,
-            Tracking::Each(pieces) => pieces.free_count(),
+            Tracking::Each(pieces) | Tracking::Sale(pieces) => pieces.free_count(),
         }
     }
 
@@ -514,7 +521,7 @@ impl Task {
     pub(crate) const fn is_fetched(&self) -> bool {
         match &self.pieces {
             Tracking::Whole => true,
-            Tracking::Each(pieces) => pieces.is_fetched(),
+            Tracking::Each(pieces) | Tracking::Sale(pieces) => pieces.is_fetched(),
         }
     }
 

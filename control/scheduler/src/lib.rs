@@ -20,6 +20,7 @@ mod origin;
 mod peers;
 mod pieces;
 mod random;
+mod sales;
 mod status;
 mod table;
 mod wants;

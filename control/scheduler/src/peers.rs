@@ -84,6 +84,7 @@ impl Cluster {
             settle: None,
             round: None,
             link_rates: 0,
+            sales: 0,
             is_rewiring: false,
             allowance_shares: 0,
             is_refusing: false,
@@ -298,14 +299,14 @@ impl Cluster {
         let row = &mut self.tasks[task];
         row.complete_count -= u32::from(was_complete);
         match &mut row.pieces {
-            Tracking::Whole if row.complete_count == 0 => {
+            Tracking::Whole | Tracking::Sale(_) if row.complete_count == 0 => {
                 let mut pieces = Pieces::in_doubt(row.geometry.piece_count());
                 for lease in &row.leases {
                     pieces.adopt(&lease.pieces);
                 }
                 row.pieces = Tracking::Each(pieces);
             }
-            Tracking::Whole => {}
+            Tracking::Whole | Tracking::Sale(_) => {}
             Tracking::Each(pieces) => pieces.forget(host),
         }
     }

@@ -76,6 +76,8 @@ pub(crate) struct Task {
     pub(crate) round: Option<Round>,
     /// Sum of link rates of the peers, for their mean.
     pub(crate) link_rates: u64,
+    /// Sales begun: each is of one file at most.
+    pub(crate) sales: u32,
     /// Importers are about to be told.
     pub(crate) is_rewiring: bool,
     /// Peers that the last allowances were shared out for.
@@ -89,6 +91,9 @@ pub(crate) struct Task {
 pub(crate) enum Tracking {
     /// Some peer is complete: nothing need be tracked.
     Whole,
+    /// Some peer is complete, but slower than the origin: each piece may be leased once more. Free ones are for sale, held
+    /// ones sold.
+    Sale(Pieces),
     /// Piece by piece.
     Each(Pieces),
 }
@@ -121,13 +126,22 @@ pub(crate) struct AskKey {
     pub(crate) number: u32,
 }
 
-/// A wish for a lease.
+/// A wish for a lease that waits in line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
     pub(crate) peer: Slot<Peer>,
+    pub(crate) wish: Wish,
+}
+
+/// What a host would fetch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
     /// 0: as much as the cluster thinks right.
     pub(crate) bytes: u64,
+    /// What it measured from the origin; 0: nothing.
     pub(crate) bytes_per_s: u64,
+    /// What hosts draw from those that have everything, if it would buy what only these have.
+    pub(crate) source_bytes_per_s: Option<u64>,
 }
 
 /// A wait for announcements.

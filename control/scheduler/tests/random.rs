@@ -24,6 +24,7 @@ enum Event {
     Resolve,
     FailResolve(bool),
     Ask(u8),
+    Buy(u8, u64),
     Done(u8, u8),
     Progress(u8),
     Copy(u16, u8),
@@ -44,6 +45,7 @@ fn event() -> impl Strategy<Value = Event> {
         6 => Just(Event::Resolve),
         1 => any::<bool>().prop_map(Event::FailResolve),
         10 => task.clone().prop_map(Event::Ask),
+        2 => (task.clone(), 0..200 * MIB).prop_map(|(task, rate)| Event::Buy(task, rate)),
         8 => (0..6u8, 0..100u8).prop_map(|(outcome, percent)| Event::Done(outcome, percent)),
         3 => task.clone().prop_map(Event::Progress),
         5 => (0..HOSTS, task.clone()).prop_map(|(from, task)| Event::Copy(from, task)),
@@ -77,6 +79,9 @@ fn play(world: &mut World, index: u16, event: Event) {
                 world.input(Input::ResolveFailed { host, want, failure });
             }
         }
+        Event::Buy(number, rate) if world.agents[&host].tasks.contains_key(&task_of(number)) => {
+            world.ask_to_buy(host, number, rate);
+        }
         Event::Ask(number) if world.agents[&host].tasks.contains_key(&task_of(number)) => world.ask(host, number),
         Event::Done(outcome, percent) => end_lease(world, host, outcome, percent),
         Event::Progress(number) => progress(world, host, number),
@@ -91,7 +96,7 @@ fn play(world: &mut World, index: u16, event: Event) {
         Event::Complain(bad, number) => {
             world.input(Input::BadHost { reporter: host, host: host_id(bad), task: task_of(number) });
         }
-        Event::Join | Event::Reconnect | Event::Ask(_) => {}
+        Event::Join | Event::Reconnect | Event::Ask(_) | Event::Buy(..) => {}
     }
 }
 

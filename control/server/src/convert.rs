@@ -36,7 +36,8 @@ pub(crate) fn input_of(host: HostId, message: api::AgentMessage) -> Result<Input
         Said::Progress(progress) => progress_of(host, &progress)?,
         Said::AskLease(ask) => {
             let task = field::task_id("task", &ask.task)?;
-            Input::AskLease { host, task, bytes: ask.bytes, bytes_per_s: ask.bytes_per_s }
+            let api::AskLease { bytes, bytes_per_s, source_bytes_per_s, .. } = ask;
+            Input::AskLease { host, task, bytes, bytes_per_s, source_bytes_per_s }
         }
         Said::LeaseDone(done) => {
             Input::LeaseDone { host, serial: done.serial, upto: done.upto, outcome: outcome_of(&done)? }

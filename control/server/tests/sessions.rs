@@ -221,7 +221,7 @@ async fn two_agents_get_one_resolve_each_other_and_leases_in_order() {
     let add = first.until(|told| if let Told::Neighbors(neighbors) = told { Some(neighbors.add) } else { None }).await;
     assert_eq!(field::neighbor(&add[0]).unwrap().0, HostKey::from_seed([2; 32]).host_id());
 
-    second.say(Said::AskLease(AskLease { task: vec![1; 32], bytes: 0, bytes_per_s: 0 })).await;
+    second.say(Said::AskLease(AskLease { task: vec![1; 32], ..AskLease::default() })).await;
     let lease = second.until(|told| if let Told::Lease(lease) = told { Some(lease) } else { None }).await;
     let next = field::signed_lease("lease", &lease.lease).unwrap().lease;
     assert_eq!(next.range.start(), 16 * MIB, "the next bytes");
@@ -230,7 +230,7 @@ async fn two_agents_get_one_resolve_each_other_and_leases_in_order() {
     let done = LeaseDone { serial: next.serial, upto: next.range.end(), outcome, retry_after_ms: 0 };
     second.say(Said::LeaseDone(done)).await;
     second.say(Said::Finished(Finished { task: vec![1; 32] })).await;
-    first.say(Said::AskLease(AskLease { task: vec![1; 32], bytes: 0, bytes_per_s: 0 })).await;
+    first.say(Said::AskLease(AskLease { task: vec![1; 32], ..AskLease::default() })).await;
     let none = first.until(|told| if let Told::NoLease(none) = told { Some(none) } else { None }).await;
     assert!(none.is_done, "somebody has everything");
     server.stop().await;

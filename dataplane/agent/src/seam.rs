@@ -156,7 +156,8 @@ pub enum ShardCommand {
 #[derive(Debug)]
 pub enum ShardEvent {
     /// The download could use a range of about `bytes`; its origin gave it `rate` bytes per second so far (0: unknown).
-    AskLease { task: TaskId, bytes: u64, rate: u64 },
+    /// With `source_rate` (bytes per second) neighbors have the range, and are slow.
+    AskLease { task: TaskId, bytes: u64, rate: u64, source_rate: Option<u64> },
     /// A lease is over: bytes up to `upto` (an offset in the task) are verified and stored here.
     LeaseDone { task: TaskId, serial: u64, upto: u64, end: OriginEnd },
     /// Control should fetch this leased range and send it as `OriginData`.

@@ -306,6 +306,10 @@ pub struct AskLease {
     /// Its measured rate from this origin, bytes/s; 0 when unknown.
     #[prost(uint64, tag = "3")]
     pub bytes_per_s: u64,
+    /// Set when it would buy what hosts have that have everything: the hosts around it draw only so many bytes/s from them.
+    /// Absent: it asks for what nobody has.
+    #[prost(uint64, optional, tag = "4")]
+    pub source_bytes_per_s: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaseDone {

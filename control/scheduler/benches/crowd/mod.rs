@@ -170,7 +170,10 @@ impl Crowd {
                 }
             }
             Event::AskLease => {
-                self.play_out(Input::AskLease { host, task, bytes: 1, bytes_per_s: 0 }, sample);
+                self.play_out(
+                    Input::AskLease { host, task, bytes: 1, bytes_per_s: 0, source_bytes_per_s: None },
+                    sample,
+                );
                 self.give_back();
             }
             Event::LeaseDone => {
@@ -198,7 +201,13 @@ impl Crowd {
     }
 
     pub fn ask(&mut self, index: u32, bytes: u64) {
-        self.input(Input::AskLease { host: host(index), task: task_of(FETCHED), bytes, bytes_per_s: 0 });
+        self.input(Input::AskLease {
+            host: host(index),
+            task: task_of(FETCHED),
+            bytes,
+            bytes_per_s: 0,
+            source_bytes_per_s: None,
+        });
     }
 
     /// Every open lease ends, and nothing of it was fetched.

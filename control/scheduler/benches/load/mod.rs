@@ -132,7 +132,13 @@ impl Load {
             }
             (Due::Ask, Some(task)) if agent.lease.is_none() => {
                 let task = task_of(task);
-                self.input(Input::AskLease { host: id, task, bytes: 0, bytes_per_s: LEASE_BYTES_PER_S });
+                self.input(Input::AskLease {
+                    host: id,
+                    task,
+                    bytes: 0,
+                    bytes_per_s: LEASE_BYTES_PER_S,
+                    source_bytes_per_s: None,
+                });
             }
             (Due::LeaseDone { serial, upto }, _) => {
                 agent.lease = None;

@@ -28,6 +28,8 @@ pub struct Agent {
     pub neighbors: BTreeMap<TaskId, BTreeSet<HostId>>,
     pub wants: BTreeMap<WantId, WantKey>,
     pub resolves: BTreeSet<WantId>,
+    /// Tasks of which it asked for pieces that others have.
+    pub buys: BTreeSet<TaskId>,
     /// Every message, oldest first.
     pub heard: Vec<ToHost>,
 }
@@ -160,6 +162,7 @@ impl World {
             neighbors: BTreeMap::new(),
             wants: BTreeMap::new(),
             resolves: BTreeSet::new(),
+            buys: BTreeSet::new(),
             heard: Vec::new(),
         });
         agent.is_connected = true;
@@ -226,7 +229,17 @@ impl World {
     }
 
     pub fn ask(&mut self, host: HostId, number: u8) {
-        self.input(Input::AskLease { host, task: task_of(number), bytes: 0, bytes_per_s: 0 });
+        self.ask_lease(host, number, None);
+    }
+
+    /// Asks for what hosts have that have everything; they give `source_bytes_per_s`.
+    pub fn ask_to_buy(&mut self, host: HostId, number: u8, source_bytes_per_s: u64) {
+        self.agents.get_mut(&host).expect("an agent").buys.insert(task_of(number));
+        self.ask_lease(host, number, Some(source_bytes_per_s));
+    }
+
+    fn ask_lease(&mut self, host: HostId, number: u8, source_bytes_per_s: Option<u64>) {
+        self.input(Input::AskLease { host, task: task_of(number), bytes: 0, bytes_per_s: 0, source_bytes_per_s });
     }
 
     /// The oldest lease of `host` ends at `upto` (`None`: its end); what was fetched is stored.
@@ -349,7 +362,9 @@ impl World {
                 let is_live = *until > self.now && is_same_task;
                 assert!(!is_live || other.lease.range.intersection(range).is_none(), "leased twice, also to {id:?}");
             }
-            let Some(have) = agent.tasks.get(&lease.lease.task).filter(|_| agent.is_connected) else { continue };
+            let is_bought = self.agents[&holder].buys.contains(&lease.lease.task);
+            let is_known = agent.is_connected && !is_bought;
+            let Some(have) = agent.tasks.get(&lease.lease.task).filter(|_| is_known) else { continue };
             let held = have.iter().find(|piece| pieces.contains(&piece.0));
             assert_eq!(held, None, "{id:?} has a piece that is leased to {holder:?}");
         }

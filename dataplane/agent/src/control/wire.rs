@@ -31,8 +31,8 @@ pub(crate) fn encode(input: Input) -> Option<AgentMessage> {
             bytes_per_s,
             leases: leases.into_iter().map(|(serial, upto)| scheduler::LeaseProgress { serial, upto }).collect(),
         }),
-        Input::AskLease { task, bytes, bytes_per_s, .. } => {
-            Up::AskLease(scheduler::AskLease { task: task.0.to_vec(), bytes, bytes_per_s })
+        Input::AskLease { task, bytes, bytes_per_s, source_bytes_per_s, .. } => {
+            Up::AskLease(scheduler::AskLease { task: task.0.to_vec(), bytes, bytes_per_s, source_bytes_per_s })
         }
         Input::LeaseDone { serial, upto, outcome, .. } => Up::LeaseDone(lease_done(serial, upto, outcome)),
         Input::Finished { task, .. } => Up::Finished(scheduler::Finished { task: task.0.to_vec() }),

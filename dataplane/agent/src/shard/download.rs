@@ -204,7 +204,9 @@ impl Shard {
             DownloadOutput::BadPiece { neighbor, piece, block } => {
                 self.say(task, neighbor, |channel| Frame::BadPiece { channel, piece, block });
             }
-            DownloadOutput::AskLease { bytes, rate } => self.events.push(ShardEvent::AskLease { task, bytes, rate }),
+            DownloadOutput::AskLease { bytes, rate, source_rate } => {
+                self.events.push(ShardEvent::AskLease { task, bytes, rate, source_rate });
+            }
             DownloadOutput::ReturnLease { lease, range } => {
                 if let Some(driver) = self.downloads.get_mut(&task) {
                     driver.lease_ends.remove(&lease);

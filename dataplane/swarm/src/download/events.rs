@@ -219,6 +219,9 @@ pub enum DownloadOutput {
         bytes: u64,
         /// What it measured from the origin, or from its neighbors when it never fetched; 0 when it knows nothing.
         rate: u64,
+        /// What the hosts around this one draw from neighbors that have everything, in bytes/s, if it would buy from the
+        /// origin what only those have, because they are slow.
+        source_rate: Option<u64>,
     },
     /// Give back the part of a lease that this host will not fetch.
     ReturnLease {

@@ -14,6 +14,7 @@ mod neighbor;
 mod origin;
 mod peers;
 mod pieces;
+mod purchase;
 mod starve;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use meter::{Frequency, RateMeter, TimeMeter};
 use neighbor::{Neighbor, Serving};
 use origin::Origin;
 use pieces::Pieces;
+use purchase::Purchase;
 
 /// The machine of one task that this host wants.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub struct Download {
     /// Whether something is asked of each, for the same reason: of dozens only a few are at work.
     engaged: Vec<bool>,
     origin: Origin,
+    purchase: Purchase,
     rng: Rng,
     now: Instant,
     /// Lowest piece that a local reader lacks.
@@ -100,6 +103,7 @@ impl Download {
             ids: Vec::new(),
             engaged: Vec::new(),
             origin,
+            purchase: Purchase::new(now),
             rng,
             now,
             reader: PieceIndex(0),
@@ -314,6 +318,7 @@ impl Download {
             }
         }
         self.expire_origin();
+        self.expire_purchase();
         self.expire_imports();
         self.expire_patience();
     }

@@ -32,6 +32,8 @@ pub(super) struct Neighbor {
     /// It said that others are before us.
     pub(super) has_queue: bool,
     pub(super) bad_blocks: u32,
+    /// It has every piece, and is slower than the origin.
+    pub(super) is_ignored: bool,
     /// It may have something that could be asked of it. Cleared when a search found nothing, so that nobody is
     /// searched again before something changed.
     pub(super) is_useful: bool,
@@ -82,6 +84,7 @@ impl Neighbor {
             losses: 0,
             has_queue: false,
             bad_blocks: 0,
+            is_ignored: false,
             is_useful: false,
         }
     }
@@ -97,6 +100,10 @@ impl Neighbor {
     /// Counts for `queued_max`.
     pub(super) const fn is_queue_place(&self) -> bool {
         matches!(self.serving, Serving::Later { is_stale: false, .. })
+    }
+
+    pub(super) fn has_all(&self, piece_count: u32) -> bool {
+        self.have.len() == piece_count
     }
 
     /// Blocks asked for and not here.

@@ -26,9 +26,6 @@ const QUIET_MIN: Duration = Duration::from_millis(500);
 /// ... and not shorter than so many pieces take at this host's rate: eight may be on their way at the same time.
 const QUIET_PIECES: u64 = 16;
 
-/// How often a slower swarm is a reason to ask for a lease.
-const SLOW_CHECK: Duration = Duration::from_secs(1);
-
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) fetches: Vec<Fetch>,
@@ -50,9 +47,7 @@ pub(super) struct Origin {
     pub(super) own_serial: u64,
     meter: RateMeter,
     /// Best rate seen from the origin: what a direct download would give.
-    direct_rate: u64,
-    /// Since when the swarm is slower than that.
-    slow_since: Option<Instant>,
+    pub(super) direct_rate: u64,
     pub(super) bytes: u64,
     rng: Rng,
 }
@@ -84,7 +79,6 @@ impl Origin {
             own_serial: 0,
             meter: RateMeter::new(now),
             direct_rate: 0,
-            slow_since: None,
             bytes: 0,
             rng: Rng::new(seed),
         }
@@ -157,31 +151,10 @@ impl Download {
         fetches == 0 || (fetches < self.config.leases_max && self.origin.is_nearly_done(self.config.lease_ahead))
     }
 
-    /// Never slower than direct: a swarm that stays below 0.95 of what the origin gave this host is a reason to buy
-    /// from the origin, if the scheduler has something to sell.
-    fn is_slower_than_direct(&mut self) -> bool {
-        let rate = self.rate.bytes_per_s().unwrap_or(0);
-        let is_slow = self.origin.direct_rate > 0
-            && self.origin.fetches.is_empty()
-            && u128::from(rate) * 100 < u128::from(self.origin.direct_rate) * 95;
-        if !is_slow {
-            self.origin.slow_since = None;
-            return false;
-        }
-        let since = *self.origin.slow_since.get_or_insert(self.now);
-        let length = u128::from(self.pieces.geometry().length());
-        let expected_ms = u64::try_from(length * 1000 / u128::from(self.origin.direct_rate)).unwrap_or(u64::MAX);
-        let patience = Duration::from_millis((expected_ms / 20).max(50)).max(SLOW_CHECK);
-        let is_due = self.now.since(since) >= patience;
-        if is_due {
-            self.origin.slow_since = None;
-        }
-        is_due
-    }
-
     fn ask_lease(&mut self) {
         let piece_bytes = u64::from(self.pieces.geometry().piece_bytes());
-        let rate = self.origin.meter.bytes_per_s().or(self.rate.bytes_per_s()).unwrap_or(0);
+        let own_rate = if self.purchase.source_rate.is_none() { self.rate.bytes_per_s() } else { None };
+        let rate = self.origin.meter.bytes_per_s().or(own_rate).unwrap_or(0);
         let ahead_ms = u64::try_from(self.config.lease_ahead.as_millis()).unwrap_or(u64::MAX);
         let ahead = (rate / 1000).saturating_mul(ahead_ms);
         let lacked = u64::from(self.pieces.orphans().len().max(1)) * piece_bytes;
@@ -189,7 +162,7 @@ impl Download {
         let bytes = bytes.next_multiple_of(piece_bytes);
         self.origin.asked_at = Some(self.now);
         self.wake(self.now + self.config.ask_patience);
-        self.outputs.push_back(DownloadOutput::AskLease { bytes, rate });
+        self.outputs.push_back(DownloadOutput::AskLease { bytes, rate, source_rate: self.purchase.source_rate });
     }
 
     pub(super) fn lease(&mut self, lease: LeaseId, range: ByteRange) {
@@ -218,7 +191,9 @@ impl Download {
         let mut ends: Option<(PieceIndex, PieceIndex)> = None;
         for piece in pieces.map(PieceIndex) {
             let is_on_its_way = self.pieces.find(piece).is_some_and(|active| active.received | active.assigned != 0);
-            if self.pieces.have().contains(piece) || self.pieces.is_claimed(piece) || is_on_its_way {
+            let is_bought_by_others = self.purchase.source_rate.is_some() && self.pieces.is_given(piece);
+            let is_needless = is_on_its_way || is_bought_by_others;
+            if self.pieces.have().contains(piece) || self.pieces.is_claimed(piece) || is_needless {
                 continue;
             }
             self.cancel_everywhere(piece, u64::MAX);
@@ -233,6 +208,7 @@ impl Download {
 
     pub(super) fn no_lease(&mut self, retry_after: Duration) {
         self.origin.asked_at = None;
+        self.purchase_refused();
         self.not_before(self.now + retry_after);
     }
 
@@ -323,6 +299,7 @@ impl Download {
             self.import(Stripes::NONE);
         }
         self.origin.asked_at = None;
+        self.stop_buying();
         self.origin.away_until = None;
         self.origin.is_originating = !is_connected && !self.origin.fetches.is_empty();
         self.origin.orphans_seen = self.pieces.orphans().len();
@@ -371,9 +348,6 @@ impl Download {
         let timers = [Some(self.origin.retry_at), self.origin.away_until];
         let now = self.now;
         timers.into_iter().flatten().filter(|at| *at > now).for_each(|at| self.wake(at));
-        if self.origin.slow_since.is_some() {
-            self.wake(self.now + SLOW_CHECK);
-        }
     }
 
     /// # Panics

@@ -47,6 +47,7 @@ impl Download {
         let neighbor = self.neighbors.remove(index);
         self.ids.remove(index);
         self.engaged.remove(index);
+        self.pieces.ignore(self.pieces.ignored() - u8::from(neighbor.is_ignored));
         for piece in neighbor.have.iter() {
             self.pieces.count(piece, neighbor.is_remote, false);
         }

@@ -18,9 +18,12 @@ pub(super) struct Pieces {
     claimed: Bits,
     /// Can be started: lacked, recorded, not claimed, not active. Follows from the others.
     fresh: Bits,
-    /// Only the origin has it: lacked, not claimed, not all here, and no neighbor has it or, without a record, only says
-    /// so (what was fetched has a record, and whoever passes on the one passes on the other). Follows from the others.
+    /// Only the origin has it: lacked, not claimed, not all here, and no neighbor that counts has it or, without a record,
+    /// only says so (what was fetched has a record, and whoever passes on the one passes on the other). Follows from the
+    /// others.
     orphans: Bits,
+    /// Neighbors that have every piece and count for nothing in `orphans`: they are slower than the origin.
+    ignored: u8,
     /// Neighbors that have the piece.
     availability: Vec<u8>,
     /// Of these, neighbors in other zones. Empty until there is one.
@@ -75,6 +78,7 @@ impl Pieces {
             claimed: Bits::empty(count),
             fresh: Bits::empty(count),
             orphans: Bits::empty(count),
+            ignored: 0,
             availability: vec![0; count as usize],
             far: Vec::new(),
             imports: Bits::empty(count),
@@ -166,8 +170,13 @@ impl Pieces {
     }
 
     /// A neighbor says that it has the piece, and somebody did fetch it.
-    pub(super) fn is_given(&self, piece: PieceIndex) -> bool {
+    pub(super) fn is_offered(&self, piece: PieceIndex) -> bool {
         self.availability(piece) > 0 && self.recorded.contains(piece)
+    }
+
+    /// It is offered by a neighbor that counts.
+    pub(super) fn is_given(&self, piece: PieceIndex) -> bool {
+        self.availability(piece) > self.ignored && self.is_offered(piece)
     }
 
     pub(super) fn active(&self) -> &[Active] {
@@ -221,12 +230,33 @@ impl Pieces {
             self.far.resize(self.availability.len(), 0);
             step(&mut self.far[piece.0 as usize]);
         }
-        if count <= 1 {
+        if count <= self.ignored.saturating_add(1) {
             self.refresh(piece);
         }
         if !is_remote && self.near(piece) <= 1 {
             self.refresh_import(piece);
         }
+    }
+
+    /// So many of the neighbors that have every piece count for nothing from now on.
+    pub(super) fn ignore(&mut self, count: u8) {
+        if count != self.ignored {
+            self.ignored = count;
+            (0..self.geometry.piece_count()).for_each(|piece| self.refresh(PieceIndex(piece)));
+        }
+    }
+
+    pub(super) const fn ignored(&self) -> u8 {
+        self.ignored
+    }
+
+    /// Pieces that are lacked: those that at most `sources` neighbors have, and the others.
+    pub(super) fn count_lacked(&self, sources: u8) -> (u32, u32) {
+        let lacked = (0..self.geometry.piece_count()).map(PieceIndex).filter(|piece| !self.have.contains(*piece));
+        lacked.fold((0, 0), |(scarce, common), piece| match self.availability(piece) <= sources {
+            true => (scarce + 1, common),
+            false => (scarce, common + 1),
+        })
     }
 
     /// True when the piece had no record.

@@ -86,7 +86,7 @@ impl Download {
         (0..pieces.geometry().piece_count()).map(PieceIndex).filter(|piece| {
             let is_lacked = !pieces.have().contains(*piece) && !pieces.is_claimed(*piece);
             is_lacked
-                && pieces.is_given(*piece)
+                && pieces.is_offered(*piece)
                 && (pieces.near(*piece) > 0 || pieces.is_import(*piece))
                 && pieces.find(*piece).is_none_or(|active| active.received != active.all)
         })

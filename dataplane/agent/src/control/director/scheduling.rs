@@ -278,9 +278,10 @@ impl Director {
     }
 
     /// A shard asks for a lease: whoever answers for the task is asked.
-    pub(super) async fn on_ask_lease(&mut self, task: TaskId, bytes: u64, rate: u64) {
+    pub(super) async fn on_ask_lease(&mut self, task: TaskId, bytes: u64, rate: u64, source_rate: Option<u64>) {
         let Some(running) = self.tasks.get(&task) else { return };
-        let input = Input::AskLease { host: self.parts.host, task, bytes, bytes_per_s: rate };
+        let host = self.parts.host;
+        let input = Input::AskLease { host, task, bytes, bytes_per_s: rate, source_bytes_per_s: source_rate };
         if !self.say(running.side, input) {
             self.tell_shard(task, ShardCommand::NoLease { task, retry_after: NO_LEASE_RETRY }).await;
         }
