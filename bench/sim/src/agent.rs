@@ -13,7 +13,7 @@ use hawker_scheduler::{
 };
 use hawker_swarm::{DownloadInput, LeaseId};
 
-use crate::peer::{Peer, PeerId};
+use crate::peer::PeerId;
 use crate::world::{Event, World};
 
 /// All tasks come from one origin.
@@ -108,7 +108,8 @@ impl World<'_> {
     /// Opens the stream to the scheduler and says what there is to say.
     pub(crate) fn connect(&mut self, host: u32) {
         let link_bytes_per_s = self.hosts[host as usize].link_bytes_per_s;
-        if !self.hosts[host as usize].is_up || !self.scheduler.is_up() {
+        let row = &self.hosts[host as usize];
+        if !row.is_up || row.is_leaving || !self.scheduler.is_up() {
             return;
         }
         let control = self.control(host);
@@ -296,10 +297,11 @@ impl World<'_> {
         let control = self.control(host);
         let Some(held) = control.leases.remove(&lease.0) else { return };
         let id = control.id;
-        let Peer { geometry, download, .. } = self.peer(PeerId { host, task: held.task });
+        let peer = self.peer(PeerId { host, task: held.task });
+        let geometry = peer.geometry;
         let range = held.lease.lease.range;
         let pieces = geometry.pieces_within(range);
-        let stored = pieces.clone().take_while(|piece| download.has_piece(PieceIndex(*piece)));
+        let stored = pieces.clone().take_while(|piece| peer.is_here(PieceIndex(*piece)));
         let upto = stored.last().map_or(range.start(), |piece| geometry.piece_range(PieceIndex(piece)).end());
         let usual = if upto == range.end() { LeaseOutcome::Complete } else { LeaseOutcome::Returned };
         let outcome = outcome.unwrap_or(usual);
@@ -322,6 +324,9 @@ impl World<'_> {
     }
 
     fn announce_to_scheduler(&mut self, at: PeerId) {
+        for piece in self.peer(at).unwritten() {
+            self.fetch_log.note_unwritten(at, piece);
+        }
         let (control, peer) = (&self.hosts[at.host as usize].control, self.peer(at));
         let leases = control.leases.values().filter(|held| held.task == at.task).map(|held| held.lease).collect();
         let announcement = Announcement {

@@ -52,10 +52,13 @@ impl World<'_> {
     }
 
     /// Fetches that run under leases of the scheduler's present life are at most as many as it may allow at once.
-    /// Not counted are those under allowances, and those of earlier lives, which a new one can only take note of.
+    /// Not counted are those under allowances, those of hosts that took their leave, and those of earlier lives, which a
+    /// new one can only take note of.
     pub(crate) fn assert_origin_budget(&mut self) {
-        let is_counted =
-            |host: u32, lease| self.hosts[host as usize].control.life_of(lease) == Some(self.scheduler.life);
+        let is_counted = |host: u32, lease| {
+            let row = &self.hosts[host as usize];
+            !row.is_leaving && row.control.life_of(lease) == Some(self.scheduler.life)
+        };
         let running = self.origin.running().filter(|(peer, lease)| is_counted(peer.host, *lease)).count();
         let connections_max = self.scenario.cluster.origin_connections_max as usize;
         assert!(

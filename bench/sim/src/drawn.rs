@@ -53,11 +53,6 @@ impl Scenario {
         if draw(0, 4) == 0 {
             cluster.origin_bytes_per_s = origin_bytes_per_s * draw(1, 9) / 4;
         }
-        // An origin that refuses what is beyond a few connections, or whose connections are slow.
-        let origin_connections_max = if draw(0, 4) == 0 { few(draw(1, 17)) } else { 0 };
-        let origin_connection_bytes_per_s = if draw(0, 4) == 0 { rate * draw(1, 9) / 8 } else { 0 };
-        // The scheduler does not learn how many connections an origin serves: each refusal costs its host seconds.
-        let refused_max = Duration::from_secs(if origin_connections_max > 0 { 4 } else { 0 }) * equal.piece_count();
         Self {
             cluster,
             noise,
@@ -73,10 +68,37 @@ impl Scenario {
             scheduler_away,
             zones,
             origin_bytes_per_s,
+            time_max: around * 50 + Duration::from_secs(120),
+            ..equal
+        }
+        .with_narrow_places(&mut draws, rate, around)
+    }
+
+    /// The same with an origin that refuses what is beyond a few connections, or whose connections are slow; with hosts
+    /// that leave, some before they have everything; with disks from an eighth of the wires' rate.
+    fn with_narrow_places(self, draws: &mut Draws, rate: u64, around: Duration) -> Self {
+        let mut draw = |from: u64, to: u64| from + draws.below(to - from);
+        let few = |count: u64| u32::try_from(count).expect("small");
+        let origin_connections_max = if draw(0, 4) == 0 { few(draw(1, 17)) } else { 0 };
+        let origin_connection_bytes_per_s = if draw(0, 4) == 0 { rate * draw(1, 9) / 8 } else { 0 };
+        let staying = self.hosts - 2 * self.liars - self.deaths;
+        let leaves = if draw(0, 4) == 0 { few(draw(0, u64::from(staying))) } else { 0 };
+        let leaves_from = around * few(draw(0, 1 << 10)) / (1 << 10);
+        let leaves_until = leaves_from + around * few(draw(0, 1 << 10)) / (1 << 10);
+        let slow_disks = if draw(0, 4) == 0 { few(draw(0, u64::from(self.hosts) + 1)) } else { 0 };
+        let slow_disk_bytes_per_s = rate * draw(1, 9) / 8;
+        // The scheduler does not learn how many connections an origin serves: each refusal costs its host seconds.
+        let refused = Duration::from_secs(if origin_connections_max > 0 { 4 } else { 0 }) * self.piece_count();
+        Self {
             origin_connections_max,
             origin_connection_bytes_per_s,
-            time_max: around * 50 + Duration::from_secs(120) + refused_max,
-            ..equal
+            leaves,
+            leaves_from,
+            leaves_until,
+            slow_disks,
+            slow_disk_bytes_per_s,
+            time_max: self.time_max + refused,
+            ..self
         }
     }
 }

@@ -73,11 +73,12 @@ impl World<'_> {
         let now = self.clock.now();
         let peer = self.peer_mut(at);
         let (piece, block) = peer.geometry.block_at(part.start()).expect("within the task");
-        let is_whole = !peer.has_block(piece, block) && peer.write(now, piece, block);
+        let is_new = !peer.has_block(piece, block);
+        let is_whole = is_new && peer.write(now, piece, block);
         self.hosts[at.host as usize].control.note_progress(lease, part.end());
         self.download(at, DownloadInput::OriginProgress { lease, upto: part.end() });
-        if is_whole {
-            self.store(at, piece);
+        if is_new {
+            self.write(at, piece, u32::try_from(part.length()).expect("a block"), is_whole);
         }
         if get.upto == get.range.end() {
             self.fetch_log.end(at, lease, now, get.upto);

@@ -8,14 +8,17 @@ use hawker_swarm::Upload;
 
 use crate::Scenario;
 use crate::agent::Control;
+use crate::disk::Disk;
 use crate::liar::Liar;
 use crate::network::{Downlink, Uplink};
+use crate::roles::Roles;
 
 pub(crate) struct Host {
     pub(crate) control: Control,
     pub(crate) upload: Upload,
     pub(crate) uplink: Uplink,
     pub(crate) downlink: Downlink,
+    pub(crate) disk: Disk,
     pub(crate) slots_free: u32,
     /// Links that it dialed: when each is ready for a channel. All tasks share them.
     pub(crate) dialed: BTreeMap<u32, Instant>,
@@ -37,6 +40,10 @@ pub(crate) struct Host {
     pub(crate) started_at: Instant,
     pub(crate) is_up: bool,
     pub(crate) is_dead: bool,
+    /// It was told to stop: it takes nobody new, and opens no stream.
+    pub(crate) is_leaving: bool,
+    /// It was told to stop, and did.
+    pub(crate) has_left: bool,
     /// Tasks it does not have yet.
     pub(crate) tasks_left: usize,
     /// When it had all of them.
@@ -45,13 +52,15 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(scenario: &Scenario, index: u32, start: Instant, is_slow: bool) -> Self {
+    pub(crate) fn new(scenario: &Scenario, index: u32, start: Instant, roles: &Roles) -> Self {
+        let is_slow = roles.is_slow(index);
         let slower = if is_slow { scenario.slow_factor } else { 1 };
         Self {
             control: Control::new(index),
             upload: Upload::new(scenario.upload),
             uplink: Uplink::new(scenario.up_bytes_per_s / slower),
             downlink: Downlink::new(scenario.down_bytes_per_s / slower),
+            disk: Disk::new(if roles.has_slow_disk(index) { scenario.slow_disk_bytes_per_s } else { 0 }),
             slots_free: scenario.slots,
             dialed: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -65,6 +74,8 @@ impl Host {
             started_at: start,
             is_up: false,
             is_dead: false,
+            is_leaving: false,
+            has_left: false,
             tasks_left: scenario.tasks.len(),
             done_at: None,
             bytes_sent: 0,

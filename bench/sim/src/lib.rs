@@ -7,15 +7,17 @@
 //!
 //! The network is modelled per block: a block occupies its sender's uplink and its receiver's downlink for its length
 //! over their rates, both in order of arrival, and is cut through (the two overlap). What is not modelled: loss, TCP's
-//! slow start, a core that is smaller than the sum of its edges, disks.
+//! slow start, a core that is smaller than the sum of its edges, what disks take to read.
 
 mod agent;
 mod budget;
 mod clock;
+mod disk;
 mod drawn;
 mod fetching;
 mod host;
 mod image;
+mod leaving;
 mod liar;
 mod links;
 mod network;
@@ -98,6 +100,17 @@ pub struct Scenario {
     pub deaths_until: Duration,
     /// How long after a death the others see its links broken: zero when its kernel says so.
     pub death_notice: Duration,
+    /// Hosts, drawn among those that neither lie nor die, that leave as an agent that is told to stop does ...
+    pub leaves: u32,
+    /// ... one after the other, from this time on ...
+    pub leaves_from: Duration,
+    /// ... to this one.
+    pub leaves_until: Duration,
+    /// Hosts, drawn among those that are no seeds, whose disks are slow: a piece is there when it is written, and what
+    /// the memory of an agent does not hold until then is not received ...
+    pub slow_disks: u32,
+    /// ... and write so many bytes per second. All others write as fast as they receive.
+    pub slow_disk_bytes_per_s: u64,
     /// When the scheduler vanishes, and when it starts again without a memory.
     pub scheduler_away: Option<(Duration, Duration)>,
     /// Policy.
@@ -154,6 +167,11 @@ impl Scenario {
             deaths_from: Duration::ZERO,
             deaths_until: Duration::ZERO,
             death_notice: Duration::ZERO,
+            leaves: 0,
+            leaves_from: Duration::ZERO,
+            leaves_until: Duration::ZERO,
+            slow_disks: 0,
+            slow_disk_bytes_per_s: 0,
             scheduler_away: None,
             cluster: ClusterConfig::default(),
             download: DownloadConfig::default(),
@@ -194,6 +212,8 @@ impl Scenario {
         let source: u128 = u128::from(origin) + (0..self.seeds).map(up).sum::<u128>();
         let all: u128 = source + (self.seeds..self.hosts).map(up).sum::<u128>();
         let down = (self.seeds..self.hosts).map(|host| u128::from(slower_rate(self.down_bytes_per_s, host))).min();
+        let disk = (self.slow_disks > 0).then_some(u128::from(self.slow_disk_bytes_per_s));
+        let down = down.into_iter().chain(disk).min();
         let length = u128::from(self.length()) * 1_000_000_000;
         let into_zone = (!self.zones.sizes.is_empty()).then(|| u128::from(self.zones.border_bytes_per_s));
         let nanos = [

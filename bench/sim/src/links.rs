@@ -44,7 +44,7 @@ impl World<'_> {
         if !is_wanted || !self.hosts[child.host as usize].is_up {
             return;
         }
-        if !self.hosts[parent as usize].is_up {
+        if !self.hosts[parent as usize].is_up || self.hosts[parent as usize].is_leaving {
             self.peer_mut(child).parents.remove(&parent);
             self.hosts[child.host as usize].dialed.remove(&parent);
             return;
@@ -70,9 +70,15 @@ impl World<'_> {
         self.claim_all(parent, child);
     }
 
-    /// The scheduler ended the neighborhood: the child closes the channel, and the link with its last one.
+    /// The scheduler ended the neighborhood.
     pub(crate) fn unlink(&mut self, child: PeerId, parent: HostId) {
-        let Some(parent) = self.scheduler.index_of(parent) else { return };
+        if let Some(parent) = self.scheduler.index_of(parent) {
+            self.close_channel(child, parent);
+        }
+    }
+
+    /// The child closes the channel, and the link with its last one.
+    pub(crate) fn close_channel(&mut self, child: PeerId, parent: u32) {
         if self.peer_mut(child).parents.remove(&parent) != Some(true) {
             return;
         }

@@ -98,6 +98,11 @@ impl Downlink {
         self.bytes_per_s
     }
 
+    /// Takes nothing before.
+    pub(crate) fn stop_until(&mut self, at: Instant) {
+        self.free_at = self.free_at.max(at);
+    }
+
     /// When a block is here whose first byte arrives at `first` and whose last one was sent so as to arrive at
     /// `last`: it overlaps with its sending, and waits for those before it.
     pub(crate) fn receive(&mut self, first: Instant, last: Instant, bytes: u32) -> Instant {

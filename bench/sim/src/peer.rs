@@ -89,6 +89,17 @@ impl Peer {
         self.blocks.contains(piece, block)
     }
 
+    /// Whether all of a piece has arrived, be it written yet or not.
+    pub(crate) fn is_here(&self, piece: PieceIndex) -> bool {
+        self.blocks.is_whole(piece)
+    }
+
+    /// Pieces that have arrived and are not written.
+    pub(crate) fn unwritten(&self) -> Vec<PieceIndex> {
+        let pieces = (0..self.geometry.piece_count()).map(PieceIndex);
+        pieces.filter(|piece| self.is_here(*piece) && !self.download.has_piece(*piece)).collect()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         (0..self.geometry.piece_count()).map(PieceIndex).all(|piece| self.blocks.is_whole(piece))
     }

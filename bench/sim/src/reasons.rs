@@ -1,5 +1,6 @@
 //! Every fetch from the origin, and why a piece may leave it again.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use hawker_proto::{ByteRange, Geometry, Instant, PieceIndex};
@@ -44,6 +45,8 @@ enum Reason {
     NewScheduler,
     /// It was sold for the first time.
     Sold,
+    /// The scheduler asked whoever fetched it what it had while the piece waited for the disk.
+    Unwritten,
 }
 
 /// All fetches of a run.
@@ -52,12 +55,15 @@ pub(crate) struct FetchLog {
     fetches: Vec<Fetched>,
     /// Of each piece of each task, its fetches.
     of_piece: Vec<Vec<Vec<u32>>>,
+    /// Pieces that had arrived and were not written when their hosts announced what they had.
+    unwritten: BTreeSet<(PeerId, PieceIndex)>,
 }
 
 impl FetchLog {
     pub(crate) fn new(tasks: &[Geometry]) -> Self {
         let of_task = |geometry: &Geometry| vec![Vec::new(); geometry.piece_count() as usize];
-        Self { tasks: tasks.to_vec(), fetches: Vec::new(), of_piece: tasks.iter().map(of_task).collect() }
+        let of_piece = tasks.iter().map(of_task).collect();
+        Self { tasks: tasks.to_vec(), fetches: Vec::new(), of_piece, unwritten: BTreeSet::new() }
     }
 
     /// Notes a fetch that begins.
@@ -71,8 +77,10 @@ impl FetchLog {
             let end = self.tasks[task].piece_range(piece).end();
             let earlier = &mut self.of_piece[task][piece.0 as usize];
             for before in earlier.iter().map(|index| &self.fetches[*index as usize]) {
+                let is_unwritten = self.unwritten.contains(&(before.peer, piece));
+                let reason = before.reason(&fetch, end, &is_up).or(is_unwritten.then_some(Reason::Unwritten));
                 assert!(
-                    before.reason(&fetch, end, &is_up).is_some(),
+                    reason.is_some(),
                     "piece {} is fetched again without a reason: first by {before}, now by {fetch}",
                     piece.0
                 );
@@ -87,6 +95,11 @@ impl FetchLog {
         let is_it = |fetch: &&mut Fetched| fetch.peer == peer && fetch.lease == lease && fetch.end.is_none();
         let fetch = self.fetches.iter_mut().rev().find(is_it).expect("a fetch that began");
         fetch.end = Some((at, upto));
+    }
+
+    /// Notes that a host announced what it has without a piece that it is about to write.
+    pub(crate) fn note_unwritten(&mut self, peer: PeerId, piece: PieceIndex) {
+        self.unwritten.insert((peer, piece));
     }
 
     /// Whether a fetch of the piece began at some time.
@@ -140,7 +153,7 @@ impl World<'_> {
         };
         let fetch = Fetched { peer, lease, right, range, began: self.clock.now(), end: None };
         let hosts = &self.hosts;
-        self.fetch_log.begin(fetch, |host| hosts[host as usize].is_up);
+        self.fetch_log.begin(fetch, |host| hosts[host as usize].is_up && !hosts[host as usize].is_leaving);
     }
 }
 
@@ -176,6 +189,10 @@ mod tests {
         log.begin(fetch(4, Right::Lease { life: 2 }, 1), |_| true);
         log.begin(fetch(5, Right::Lease { life: 3 }, 1), |_| true);
         log.begin(fetch(6, LEASED, 2), |host| host != 2);
+        end(&mut log, 6, 2);
+        log.note_unwritten(PeerId { host: 6, task: 0 }, PieceIndex(1));
+        let second = Fetched { range: ByteRange::new(64 * 1024, 128 * 1024).expect("in order"), ..fetch(7, LEASED, 2) };
+        log.begin(second, |host| host != 2);
         assert!(log.has_asked(0, PieceIndex(1)) && !log.has_asked(0, PieceIndex(2)));
     }
 

@@ -81,6 +81,8 @@ pub struct Report {
     pub bans: u64,
     /// Bytes that liars sent in vain, over the length of all tasks.
     pub harm_ratio: f64,
+    /// Hosts that left, with or without everything.
+    pub left_hosts: u32,
     /// Hosts that died.
     pub dead_hosts: u32,
     /// Grants given by all hosts.
@@ -149,7 +151,7 @@ impl Report {
         };
         let length = scenario.length();
         let longest = |host: u32| world.peers_of(host).map(|peer| world.peer(peer).reader.longest_wait()).max();
-        let lives = |host: &u32| !world.hosts[*host as usize].is_dead;
+        let lives = |host: &u32| !world.hosts[*host as usize].is_gone();
         let waits = Times::of((scenario.seeds..scenario.hosts).filter(lives).filter_map(longest));
         let zones = scenario.zones.sizes.len() as u64;
         Self {
@@ -169,7 +171,7 @@ impl Report {
             waste: ratio(wasted, taken + wasted),
             reader_wait_s: waits.nth(100).as_secs_f64(),
             reader_wait_p99_s: waits.nth(99).as_secs_f64(),
-            failed_hosts: count(|host| !host.is_dead && host.done_at.is_none()),
+            failed_hosts: count(|host| !host.is_gone() && host.done_at.is_none()),
             scheduler_messages_per_host: ratio(world.scheduler.messages, u64::from(scenario.hosts)),
             scheduler_cpu_s: world.scheduler.cpu.as_secs_f64(),
             events: world.event_count(),
@@ -184,6 +186,7 @@ impl Report {
             liars: scenario.liars,
             bans: world.scheduler.counters().bans,
             harm_ratio: ratio(world.harm.bytes(), length),
+            left_hosts: count(|host| host.has_left),
             dead_hosts: count(|host| host.is_dead),
             grants: world.grants,
             messages: world.messages,

@@ -73,6 +73,9 @@ impl World<'_> {
         if host.tasks_left == 0 {
             host.done_at = Some(now);
             self.unfinished -= u32::from(host.liar.is_none());
+            if host.is_leaving {
+                self.clock.push(now, Event::Stop { host: at.host });
+            }
         }
         self.finished(at);
     }

@@ -65,6 +65,24 @@ pub(crate) enum Event {
     Die {
         host: u32,
     },
+    /// The host is told to stop.
+    Leave {
+        host: u32,
+    },
+    /// A child hears that its parent takes its leave.
+    Goodbye {
+        child: PeerId,
+        parent: u32,
+    },
+    /// The host that was told to stop does.
+    Stop {
+        host: u32,
+    },
+    /// A piece is written.
+    Stored {
+        peer: PeerId,
+        piece: PieceIndex,
+    },
     /// A control message reached the host.
     Message {
         to: PeerId,
@@ -195,6 +213,7 @@ impl Event {
             | Self::Body { peer: PeerId { host, .. }, .. }
             | Self::ToAgent { host, .. }
             | Self::OriginHead { peer: PeerId { host, .. }, .. }
+            | Self::Stored { peer: PeerId { host, .. }, .. }
             | Self::OriginRefused { peer: PeerId { host, .. }, .. }
             | Self::DownloadWake { peer: PeerId { host, .. } }
             | Self::UploadWake { host } => Some(*host),
@@ -213,7 +232,7 @@ impl<'a> World<'a> {
         let task_count = u16::try_from(scenario.tasks.len()).expect("channels are counted in u16");
         for host in 0..scenario.hosts {
             let start = Instant::from_nanos(draws.below(spread));
-            hosts.push(Host::new(scenario, host, start, roles.is_slow(host)));
+            hosts.push(Host::new(scenario, host, start, &roles));
             let ids = (0..task_count).map(|task| PeerId { host, task });
             peers.extend(ids.map(|id| Peer::new(scenario, id, draws.next(), start)));
             clock.push(start, Event::Start { host });
@@ -222,6 +241,11 @@ impl<'a> World<'a> {
             let window = scenario.deaths_until.saturating_sub(scenario.deaths_from);
             let at = Instant::ZERO + scenario.deaths_from + window * nth / scenario.deaths;
             clock.push(at, Event::Die { host: *host });
+        }
+        for (nth, host) in (0..).zip(&roles.leaving) {
+            let window = scenario.leaves_until.saturating_sub(scenario.leaves_from);
+            let at = Instant::ZERO + scenario.leaves_from + window * nth / scenario.leaves;
+            clock.push(at, Event::Leave { host: *host });
         }
         for (nth, host) in roles.liars.iter().enumerate() {
             hosts[*host as usize].liar = Some(Liar::new(nth, scenario));
@@ -307,7 +331,7 @@ impl<'a> World<'a> {
         let count = |is_counted: fn(&Host) -> bool| {
             u32::try_from(wanting().filter(|host| is_counted(host)).count()).expect("hosts are counted in u32")
         };
-        let is_living = |host: &u32| !self.hosts[*host as usize].is_dead;
+        let is_living = |host: &u32| !self.hosts[*host as usize].is_gone();
         let living: Vec<u32> = (self.scenario.seeds..self.scenario.hosts).filter(is_living).collect();
         let of_living = living.iter().flat_map(|host| self.peers_of(*host));
         let stored: u64 = of_living.map(|id| self.peer(id).download.progress().bytes_stored).sum();
@@ -315,7 +339,7 @@ impl<'a> World<'a> {
         Sample {
             at: self.clock.now().since(Instant::ZERO),
             hosts_done: count(|host| host.done_at.is_some()),
-            hosts_dead: count(|host| host.is_dead && host.done_at.is_none()),
+            hosts_dead: count(|host| host.is_gone() && host.done_at.is_none()),
             share: ratio(stored, wanted),
             origin_bytes: self.origin.bytes,
             peer_bytes: self.peers.iter().map(|peer| peer.download.progress().bytes_from_peers).sum(),
@@ -327,6 +351,10 @@ impl<'a> World<'a> {
         match event {
             Event::Start { host } => self.start(host),
             Event::Die { host } => self.die(host),
+            Event::Leave { host } => self.leave(host),
+            Event::Goodbye { child, parent } => self.close_channel(child, parent),
+            Event::Stop { host } => self.stop(host),
+            Event::Stored { peer, piece } => self.store(peer, piece),
             Event::Message { to, from, message } => self.message(to, from, message),
             Event::Announce { peer, piece } => self.announce(peer, piece),
             Event::Have { to, from, piece } => self.tell(to, from, piece),
@@ -379,7 +407,7 @@ impl<'a> World<'a> {
     }
 
     fn start(&mut self, host: u32) {
-        if self.hosts[host as usize].is_dead {
+        if self.hosts[host as usize].is_gone() {
             return;
         }
         self.hosts[host as usize].is_up = true;
@@ -389,18 +417,6 @@ impl<'a> World<'a> {
         }
         self.report_progress(host);
         self.begin_to_lie(host);
-    }
-
-    fn die(&mut self, host: u32) {
-        let Host { is_up, is_dead, done_at, uplink, .. } = &mut self.hosts[host as usize];
-        (*is_up, *is_dead) = (false, true);
-        uplink.cut();
-        self.unfinished -= u32::from(done_at.is_none());
-        for (peer, lease) in self.origin.of_host(host) {
-            self.close_fetch(peer, lease);
-        }
-        let notice = self.scenario.death_notice;
-        self.clock.push(self.clock.now() + notice, Event::Bereft { host });
     }
 
     fn message(&mut self, to: PeerId, from: u32, message: Message) {
@@ -439,14 +455,31 @@ impl<'a> World<'a> {
             return;
         }
         let is_wanted = peer.download.is_block_wanted(piece, block);
-        let is_whole = is_wanted && !peer.has_block(piece, block) && peer.write(now, piece, block);
+        let is_new = is_wanted && !peer.has_block(piece, block);
+        let is_whole = is_new && peer.write(now, piece, block);
         self.download(to, DownloadInput::BlockIn { neighbor: NeighborId(from), piece, block });
-        if is_whole {
-            self.store(to, piece);
+        if is_new {
+            self.write(to, piece, transmission.bytes, is_whole);
         }
     }
 
-    pub(crate) fn store(&mut self, at: PeerId, piece: PieceIndex) {
+    /// A block goes to the disk, and its piece is stored with the last.
+    pub(crate) fn write(&mut self, at: PeerId, piece: PieceIndex, bytes: u32, is_last: bool) {
+        let now = self.clock.now();
+        let Host { disk, downlink, .. } = &mut self.hosts[at.host as usize];
+        let written_at = disk.write(now, bytes);
+        downlink.stop_until(disk.has_room_at());
+        if is_last && written_at > now {
+            self.clock.push(written_at, Event::Stored { peer: at, piece });
+        } else if is_last {
+            self.store(at, piece);
+        }
+    }
+
+    fn store(&mut self, at: PeerId, piece: PieceIndex) {
+        if !self.hosts[at.host as usize].is_up {
+            return;
+        }
         self.stored.insert(at, piece);
         self.download(at, DownloadInput::PieceStored { piece });
     }
