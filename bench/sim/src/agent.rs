@@ -13,8 +13,9 @@ use hawker_scheduler::{
 };
 use hawker_swarm::{DownloadInput, LeaseId};
 
+use crate::event::Event;
 use crate::peer::PeerId;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// All tasks come from one origin.
 const ORIGIN: OriginId = OriginId([7; 32]);

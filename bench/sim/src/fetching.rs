@@ -6,10 +6,11 @@ use hawker_proto::{ByteRange, PieceIndex};
 use hawker_scheduler::LeaseOutcome;
 use hawker_swarm::{DownloadInput, LeaseId, OriginOutcome};
 
+use crate::event::Event;
 use crate::network::time_of;
 use crate::origin::Next;
 use crate::peer::PeerId;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// What an agent waits when an origin refuses and does not say for how long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -5,9 +5,10 @@ use std::time::Duration;
 use hawker_scheduler::Input;
 use hawker_swarm::DownloadInput;
 
+use crate::event::Event;
 use crate::host::Host;
 use crate::peer::PeerId;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// How long an agent that was told to stop lets its downloads go on.
 const DRAIN: Duration = Duration::from_secs(10);

@@ -15,9 +15,10 @@ use hawker_swarm::{DownloadInput, NeighborId};
 use crate::Scenario;
 use crate::agent::id_of;
 use crate::clock::Draws;
+use crate::event::{Event, Message};
 use crate::network::Transmission;
 use crate::peer::PeerId;
-use crate::world::{Event, Message, World};
+use crate::world::World;
 
 /// How often a liar does what it need not be asked for: below every timeout, so that a trickle looks alive.
 const TICK: Duration = Duration::from_millis(80);

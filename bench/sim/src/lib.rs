@@ -14,6 +14,7 @@ mod budget;
 mod clock;
 mod disk;
 mod drawn;
+mod event;
 mod fetching;
 mod host;
 mod image;

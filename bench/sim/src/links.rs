@@ -7,8 +7,9 @@ use hawker_proto::{HostId, Instant, PieceIndex};
 use hawker_scheduler::Neighbor;
 use hawker_swarm::{DownloadInput, LinkId, NeighborId, UploadInput};
 
+use crate::event::Event;
 use crate::peer::PeerId;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// One way trips until a link carries channels: TCP and the two messages of the handshake, each way.
 const LINK_TRIPS: u32 = 4;

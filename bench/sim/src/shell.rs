@@ -6,10 +6,11 @@ use std::time::Duration;
 use hawker_proto::{BlockIndex, PieceIndex};
 use hawker_swarm::{DownloadInput, DownloadOutput, LinkId, UploadInput, UploadOutput};
 
+use crate::event::{Event, Message};
 use crate::host::Host;
 use crate::network::Transmission;
 use crate::peer::PeerId;
-use crate::world::{Event, Message, World};
+use crate::world::World;
 
 /// From a block that takes so long on, bytes between blocks are modelled: the wire sends one after the other where TCP
 /// would mix them, and a receiver must not take its turn for silence.
