@@ -34,7 +34,8 @@ fn lone_full_host_does_not_send_the_same_to_all() {
     for seed in 1..=3 {
         let equal = Scenario::equal_hosts(9, 4096 * MIB, 25 * GBIT);
         let report = simulate(&Scenario { seed, seeds: 1, ..equal });
-        assert!(report.makespan_ratio <= 1.35 && report.origin_ratio <= 0.0, "{report}");
+        // One lease is sold, to learn that the origin is no faster.
+        assert!(report.makespan_ratio <= 1.35 && report.origin_ratio <= 0.002, "{report}");
     }
 }
 
@@ -62,6 +63,16 @@ fn nobody_is_slower_than_direct_beside_a_slow_full_host() {
         assert!(report.makespan_ratio <= 1.10 && report.origin_ratio <= 1.02, "{report}");
         assert!(report.origin_repeated_ratio <= 0.0, "a range is sold once: {report}");
     }
+}
+
+#[test]
+fn lone_host_beside_slow_full_hosts_buys_what_it_lacks() {
+    // 1.27 of a transfer of 0.4 s; 2.70 from the four holders alone.
+    let equal = Scenario::equal_hosts(5, 512 * MIB, 10 * GBIT);
+    let mut scenario = Scenario { seeds: 4, slow_seeds: 4, slow_factor: 10, ..equal };
+    scenario.cluster.settle = Duration::ZERO;
+    let report = simulate(&scenario);
+    assert!(report.makespan_ratio <= 1.40 && report.origin_ratio <= 0.80, "{report}");
 }
 
 #[test]

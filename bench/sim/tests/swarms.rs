@@ -187,8 +187,10 @@ fn slow_disks_hold_up_their_hosts_and_what_these_fetched() {
 fn fast_host_draws_on_all_slow_seeds_that_are_idle() {
     // 2.7 of 2.5: four seeds of a tenth of its rate, so two parents would take 5.0.
     let equal = Scenario::equal_hosts(5, 512 * MIB, 10 * GBIT);
-    let scenario = Scenario { seeds: 4, slow_seeds: 4, slow_factor: 10, ..equal };
-    simulate(&scenario, 3.0, 0.0);
+    // The origin is slower than they are together: one lease tells.
+    let origin_bytes_per_s = GBIT;
+    let scenario = Scenario { seeds: 4, slow_seeds: 4, slow_factor: 10, origin_bytes_per_s, ..equal };
+    simulate(&scenario, 3.0, 0.01);
 }
 
 #[test]

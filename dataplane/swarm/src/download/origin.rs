@@ -177,8 +177,11 @@ impl Download {
                 self.outputs.push_back(DownloadOutput::FetchOrigin { lease, range });
             }
             None => {
-                // The scheduler finds out where these pieces are; asking again at once would give us the same.
-                self.not_before(self.now + self.config.return_pause);
+                // The scheduler finds out where these pieces are; asking again at once would give us the same. But of a sale
+                // it gives us the next.
+                if self.purchase.source_rate.is_none() {
+                    self.not_before(self.now + self.config.return_pause);
+                }
                 self.outputs.push_back(DownloadOutput::ReturnLease { lease, range });
             }
         }
