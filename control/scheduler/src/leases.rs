@@ -36,8 +36,9 @@ const TASK_PARTS: u64 = 128;
 /// ... and no more is open than this part of it (image of 20 layers to 8 hosts: 1.25-1.26 with an eighth, 1.23-1.25 with
 /// a quarter).
 const TASK_PARTS_OPEN: u64 = 4;
-/// Rate assumed for the time of a lease when nothing is known.
-const RATE_UNKNOWN: u64 = 1 << 20;
+/// Rate assumed for the time of a lease when nothing is known: slow, because one that runs out while it moves is fetched
+/// twice, and a holder that falls silent is seen much earlier.
+const RATE_UNKNOWN: u64 = 32 << 10;
 const LEASE_TIME_MIN: Duration = Duration::from_secs(2);
 const LEASE_TIME_MAX: Duration = Duration::from_secs(900);
 /// The holder counts from receipt: for so long after its time is over it may still be fetching.

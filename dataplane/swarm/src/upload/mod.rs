@@ -57,8 +57,8 @@ enum LinkState {
     Idle,
     /// In the queue.
     Queued,
-    /// Holds a slot.
-    Granted { blocks_left: u32, until: Instant },
+    /// Holds a slot. `is_over`: its time is, and it only waits for what is on the wire.
+    Granted { blocks_left: u32, until: Instant, is_over: bool },
 }
 
 #[derive(Debug)]
@@ -221,15 +221,22 @@ impl Upload {
         }
     }
 
-    /// Ends the grants that are used up. One that is out of blocks or requests ends when its last block is sent; one
-    /// that is out of time ends at once, because a child that does not read would hold its slot for ever.
+    /// Ends the grants that are used up: of time, blocks or requests. The slot is free when the last block is sent, or
+    /// blocks of ever more children would queue on a slow wire; but not later than a second time is over, because a child
+    /// that does not read would hold it for ever.
     fn end_grants(&mut self, now: Instant) {
         let mut index = 0;
         while let Some(id) = self.granted.get(index).copied() {
             let Some(link) = self.links.get_mut(&id) else { return };
-            let LinkState::Granted { blocks_left, until } = link.state else { return };
-            let is_used_up = (blocks_left == 0 || link.requests.is_empty()) && link.sends == 0;
-            if !is_used_up && now < until {
+            let LinkState::Granted { blocks_left, until, is_over } = link.state else { return };
+            let is_late = now >= until;
+            let is_used_up = (is_late || blocks_left == 0 || link.requests.is_empty()) && link.sends == 0;
+            let is_stalled = is_late && is_over;
+            if is_late && !is_over {
+                let until = now + self.config.grant_duration;
+                link.state = LinkState::Granted { blocks_left: 0, until, is_over: true };
+            }
+            if !(is_used_up || is_stalled) {
                 index += 1;
                 continue;
             }
@@ -258,7 +265,8 @@ impl Upload {
         self.untold.retain(|other| *other != id);
         let link = self.links.get_mut(&id).expect("a queued link exists");
         let blocks = self.config.grant_blocks;
-        link.state = LinkState::Granted { blocks_left: blocks, until: now + self.config.grant_duration };
+        let until = now + self.config.grant_duration;
+        link.state = LinkState::Granted { blocks_left: blocks, until, is_over: false };
         let channel = link.requests.front().expect("a queued link has requests").channel;
         let millis = u32::try_from(self.config.grant_duration.as_millis()).unwrap_or(u32::MAX);
         Some(UploadOutput::Granted { link: id, channel, blocks, millis })

@@ -102,7 +102,20 @@ fn child_that_does_not_read_loses_its_slot_in_time() {
     host.now = deadlines[0];
     assert_eq!(host.drain(), vec![]);
     host.now = deadlines[1];
+    assert_eq!(host.drain(), vec![], "it may be slow");
+    host.now = deadlines[1] + Duration::from_secs(2);
     assert_eq!(host.drain()[..2], [UploadOutput::ReleaseSlot, granted(1)]);
+}
+
+#[test]
+fn slow_child_gives_its_slot_back_when_what_was_sent_is_there() {
+    let mut host = host_with_links(1, 2);
+    host.ask(0, 0, 0..8);
+    host.ask(1, 1, 0..1);
+    host.now += Duration::from_secs(2);
+    assert_eq!(host.drain(), vec![]);
+    assert_eq!(host.feed(sent(0)), vec![], "one more block is on the wire, and no further one is sent");
+    assert_eq!(host.feed(sent(0))[..2], [UploadOutput::ReleaseSlot, granted(1)]);
 }
 
 #[test]
