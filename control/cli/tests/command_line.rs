@@ -130,6 +130,7 @@ fn sim_refuses_what_cannot_be() {
         vec!["sim", "--hosts", "1", "--size", "0", "--host-rate", "1Gbit", "--origin-rate", "1Gbit"],
         vec!["sim", "--hosts", "1", "--size", "1MiB", "--host-rate", "0", "--origin-rate", "1Gbit"],
         more(&["--churn", "100%"]),
+        more(&["--liars", "100%"]),
         more(&["--slow", "5"]),
         more(&["--slow", "-5%"]),
         more(&["--seeds", "3"]),

@@ -9,7 +9,7 @@ use crate::units::{parse_duration, parse_rate, parse_share, parse_size};
 
 const LONG: &str = "\
 Plans a rollout: how long until every host has a file, how much of it leaves the origin, and what happens when hosts are \
-slow or die meanwhile. Runs the same swarm and scheduler code as agents do, in virtual time; nothing is sent over a network. \
+slow, die or lie meanwhile. Runs the same swarm and scheduler code as agents do, in virtual time; nothing is sent over a network. \
 One seed is one course of events: the same command prints the same figures.
 
 makespan is the time from the first start to the last host that finishes; p50 and p99 are times of hosts, each from its own \
@@ -76,6 +76,9 @@ pub(crate) struct RolloutArguments {
     /// Part of the hosts that dies, one after the other, until the lower bound
     #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "0%")]
     pub(crate) churn: f64,
+    /// Part of the hosts that lies to the others and to the scheduler, in several ways; no figure of a host counts them
+    #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "0%")]
+    pub(crate) liars: f64,
     /// Part of the hosts whose links are --slow-factor times slower
     #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "0%")]
     pub(crate) slow: f64,

@@ -335,6 +335,10 @@ impl Shard {
 
     pub(super) fn on_wrote(&mut self, task: TaskId, piece: PieceIndex, block: BlockIndex, result: io::Result<usize>) {
         let Some(driver) = self.downloads.get_mut(&task) else { return };
+        if result.is_ok() && driver.file().has_piece(piece) {
+            // The same bytes once more, from a peer and from the origin: they were on their way when the piece was whole.
+            return;
+        }
         if let Err(error) = result {
             driver.assemblies.remove(&piece);
             let is_full = error.kind() == io::ErrorKind::StorageFull;

@@ -90,12 +90,17 @@ fn scenario(chosen: &RolloutArguments, seed: u64) -> Result<Scenario, Failure> {
     if deaths == chosen.hosts {
         return usage("--churn leaves no host alive", "a smaller share, such as 5%");
     }
+    let liars = part(chosen.liars, chosen.hosts);
+    if deaths.saturating_add(liars) >= chosen.hosts {
+        return usage("--churn and --liars leave no honest host alive", "a smaller share, such as 5%");
+    }
     let scenario = Scenario {
         seed,
         origin_bytes_per_s: chosen.origin_rate,
         latency: chosen.rtt / 2,
         start_spread: chosen.stagger,
         deaths,
+        liars,
         slow_hosts: part(chosen.slow, chosen.hosts),
         slow_factor: chosen.slow_factor,
         zones,
@@ -148,6 +153,9 @@ fn table(scenario: &Scenario, report: &Report) -> String {
     if report.dead_hosts > 0 {
         lines.push(row("dead hosts", report.dead_hosts.to_string(), "as --churn asked"));
     }
+    if report.liars > 0 {
+        lines.push(row("liars", report.liars.to_string(), &format!("as --liars asked; {} were banned", report.bans)));
+    }
     let (messages, cpu) = (report.scheduler_messages_per_host, report.scheduler_cpu_s);
     lines.push(row("scheduler", format!("{messages:.0}"), "messages a host"));
     lines.push(row("", format!("{cpu:.3} s"), "of one core, all hosts together"));
@@ -177,6 +185,7 @@ mod tests {
             zones: None,
             zone_uplink: None,
             churn: 0.05,
+            liars: 0.1,
             slow: 0.2,
             slow_factor: 4,
             stagger: Duration::from_secs(3),
@@ -189,6 +198,7 @@ mod tests {
     fn flags_become_a_scenario() {
         let scenario = scenario(&chosen(), 9).unwrap();
         assert_eq!((scenario.hosts, scenario.deaths, scenario.slow_hosts, scenario.seed), (40, 2, 8, 9));
+        assert_eq!(scenario.liars, 4);
         assert_eq!((scenario.up_bytes_per_s, scenario.origin_bytes_per_s), (125_000_000, 25_000_000));
         assert_eq!((scenario.latency, scenario.start_spread), (Duration::from_millis(5), Duration::from_secs(3)));
         assert!(scenario.deaths_until > scenario.start_spread && scenario.time_max > scenario.bound() * 10);
@@ -203,6 +213,7 @@ mod tests {
             RolloutArguments { origin_rate: 0, ..chosen() },
             RolloutArguments { host_rate: 3, ..chosen() },
             RolloutArguments { churn: 1.0, ..chosen() },
+            RolloutArguments { churn: 0.5, liars: 0.5, ..chosen() },
             RolloutArguments { zones: Some(41), zone_uplink: Some(1), ..chosen() },
             RolloutArguments { zones: Some(4), zone_uplink: Some(0), ..chosen() },
         ];
