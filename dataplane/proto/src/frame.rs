@@ -155,7 +155,7 @@ pub enum Frame {
     Granted {
         /// The channel of the request that comes first.
         channel: u16,
-        /// Blocks it sends before the link queues again.
+        /// Blocks it sends before the link queues again, or more when they take next to no time.
         blocks: u32,
         /// Milliseconds for which the grant holds.
         millis: u32,

@@ -140,8 +140,11 @@ pub struct UploadConfig {
     pub links_max: usize,
     /// Requests waiting on one link; a correct child keeps far fewer.
     pub requests_per_link_max: usize,
-    /// Blocks of one grant; then the link queues again.
+    /// Blocks of one grant, unless they are sent too soon; then the link queues again.
     pub grant_blocks: u32,
+    /// A grant goes on until so long has passed, whatever its blocks. When it ends, the child must find another parent:
+    /// what takes a round trip must be short beside the grant.
+    pub grant_duration_min: Duration,
     /// Time of one grant; then the link queues again.
     pub grant_duration: Duration,
     /// `Send`s of one link not yet answered by `BlockSent`.
@@ -154,6 +157,11 @@ impl Default for UploadConfig {
             links_max: 4096,
             requests_per_link_max: 256,
             grant_blocks: 16,
+            // Half of what 16 blocks take on one of two slots at 1 Gbit/s, where it changes nothing. Simulated, 64 hosts, 4 GiB
+            // at 25 Gbit/s, 0.2 ms round trip: none 1.21, 4 ms 1.12-1.13, 8 ms 1.044, 16 ms 1.038; with a round trip of
+            // 1 ms 1.91, 8 ms 1.27, 16 ms 1.10. The image of 20 layers, whose blocks are small, to 8 hosts at 1 Gbit/s does not
+            // change by as much as by its seed.
+            grant_duration_min: Duration::from_millis(8),
             grant_duration: Duration::from_secs(2),
             sends_per_link_max: 2,
         }

@@ -111,7 +111,7 @@ pub enum DownloadInput {
     Granted {
         /// Who.
         neighbor: NeighborId,
-        /// For this many blocks ...
+        /// For this many blocks, or more when they take next to no time, ...
         blocks: u32,
         /// ... or this long, whichever ends first.
         until: Duration,

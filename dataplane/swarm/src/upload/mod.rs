@@ -57,8 +57,9 @@ enum LinkState {
     Idle,
     /// In the queue.
     Queued,
-    /// Holds a slot. `is_over`: its time is, and it only waits for what is on the wire.
-    Granted { blocks_left: u32, until: Instant, is_over: bool },
+    /// Holds a slot: until its blocks are sent, but at least until `least`, and no longer than `until`. `is_over`: its
+    /// time is, and it only waits for what is on the wire.
+    Granted { blocks_left: u32, least: Instant, until: Instant, is_over: bool },
 }
 
 #[derive(Debug)]
@@ -74,6 +75,7 @@ impl Upload {
     #[must_use]
     pub fn new(config: UploadConfig) -> Self {
         assert!(config.sends_per_link_max > 0 && config.grant_blocks > 0 && !config.grant_duration.is_zero());
+        assert!(config.grant_duration_min <= config.grant_duration, "a grant ends before it may");
         Self {
             config,
             links: BTreeMap::new(),
@@ -113,7 +115,7 @@ impl Upload {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        self.grant(now, take_slot).or_else(|| self.tell()).or_else(|| self.send())
+        self.grant(now, take_slot).or_else(|| self.tell()).or_else(|| self.send(now))
     }
 
     /// When to call `poll` if nothing else happens before.
@@ -228,13 +230,14 @@ impl Upload {
         let mut index = 0;
         while let Some(id) = self.granted.get(index).copied() {
             let Some(link) = self.links.get_mut(&id) else { return };
-            let LinkState::Granted { blocks_left, until, is_over } = link.state else { return };
+            let LinkState::Granted { blocks_left, least, until, is_over } = link.state else { return };
             let is_late = now >= until;
-            let is_used_up = (is_late || blocks_left == 0 || link.requests.is_empty()) && link.sends == 0;
+            let is_sent = blocks_left == 0 && now >= least;
+            let is_used_up = (is_late || is_sent || link.requests.is_empty()) && link.sends == 0;
             let is_stalled = is_late && is_over;
             if is_late && !is_over {
                 let until = now + self.config.grant_duration;
-                link.state = LinkState::Granted { blocks_left: 0, until, is_over: true };
+                link.state = LinkState::Granted { blocks_left: 0, least, until, is_over: true };
             }
             if !(is_used_up || is_stalled) {
                 index += 1;
@@ -265,8 +268,8 @@ impl Upload {
         self.untold.retain(|other| *other != id);
         let link = self.links.get_mut(&id).expect("a queued link exists");
         let blocks = self.config.grant_blocks;
-        let until = now + self.config.grant_duration;
-        link.state = LinkState::Granted { blocks_left: blocks, until, is_over: false };
+        let (least, until) = (now + self.config.grant_duration_min, now + self.config.grant_duration);
+        link.state = LinkState::Granted { blocks_left: blocks, least, until, is_over: false };
         let channel = link.requests.front().expect("a queued link has requests").channel;
         let millis = u32::try_from(self.config.grant_duration.as_millis()).unwrap_or(u32::MAX);
         Some(UploadOutput::Granted { link: id, channel, blocks, millis })
@@ -281,13 +284,13 @@ impl Upload {
     }
 
     /// The next block of the next link in turn that may send one.
-    fn send(&mut self) -> Option<UploadOutput> {
+    fn send(&mut self, now: Instant) -> Option<UploadOutput> {
         for _ in 0..self.granted.len() {
             let id = self.granted.pop_front()?;
             self.granted.push_back(id);
             let Some(link) = self.links.get_mut(&id) else { continue };
             if link.sends < self.config.sends_per_link_max
-                && let Some(output) = link.next_block(id)
+                && let Some(output) = link.next_block(id, now)
             {
                 return Some(output);
             }
@@ -297,9 +300,9 @@ impl Upload {
 }
 
 impl Link {
-    fn next_block(&mut self, id: LinkId) -> Option<UploadOutput> {
-        let LinkState::Granted { blocks_left, .. } = &mut self.state else { return None };
-        let left = blocks_left.checked_sub(1)?;
+    fn next_block(&mut self, id: LinkId, now: Instant) -> Option<UploadOutput> {
+        let LinkState::Granted { blocks_left, least, .. } = &mut self.state else { return None };
+        let left = blocks_left.checked_sub(1).or((now < *least).then_some(0))?;
         let request = self.requests.front_mut()?;
         let block = request.blocks.next()?;
         let (channel, piece) = (request.channel, request.piece);

@@ -44,7 +44,8 @@ impl Host {
 }
 
 fn host_with_links(slots: u32, links: u32) -> Host {
-    let mut host = Host::new(slots, UploadConfig { grant_blocks: 4, ..UploadConfig::default() });
+    let config = UploadConfig { grant_blocks: 4, grant_duration_min: Duration::ZERO, ..UploadConfig::default() };
+    let mut host = Host::new(slots, config);
     for link in 0..links {
         assert_eq!(host.feed(UploadInput::LinkUp { link: LinkId(link) }), vec![]);
     }
@@ -90,6 +91,23 @@ fn grant_out_of_blocks_queues_behind_those_who_wait() {
     assert!(outputs.iter().any(|output| matches!(output, UploadOutput::Queued { link: LinkId(0), position: 0, .. })));
     let outputs = host.feed(sent(1));
     assert_eq!(outputs, vec![UploadOutput::ReleaseSlot, granted(0), send(0, 0, 4), send(0, 0, 5)]);
+}
+
+#[test]
+fn grant_lasts_some_time_however_fast_its_blocks_are_sent() {
+    let config = UploadConfig { grant_blocks: 2, ..UploadConfig::default() };
+    let mut host = Host::new(1, config);
+    for link in 0..2 {
+        host.feed(UploadInput::LinkUp { link: LinkId(link) });
+        host.ask(link, link, 0..9);
+    }
+    host.now += Duration::from_millis(4);
+    assert_eq!(host.feed(sent(0)), vec![send(0, 0, 2)]);
+    assert_eq!(host.feed(sent(0)), vec![send(0, 0, 3)]);
+    host.now += Duration::from_millis(4);
+    assert_eq!(host.feed(sent(0)), vec![], "what is on the wire comes first");
+    let granted = UploadOutput::Granted { link: LinkId(1), channel: 7, blocks: 2, millis: 2000 };
+    assert_eq!(host.feed(sent(0))[..2], [UploadOutput::ReleaseSlot, granted]);
 }
 
 #[test]
