@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hawker_proto::Instant;
-use hawker_swarm::Upload;
+use hawker_swarm::{Places, Upload};
 
 use crate::Scenario;
 use crate::agent::Control;
@@ -16,6 +16,8 @@ use crate::roles::Roles;
 pub(crate) struct Host {
     pub(crate) control: Control,
     pub(crate) upload: Upload,
+    /// What its downloads hold at parents, by task.
+    pub(crate) places: Places<u16>,
     pub(crate) uplink: Uplink,
     pub(crate) downlink: Downlink,
     pub(crate) disk: Disk,
@@ -58,6 +60,7 @@ impl Host {
         Self {
             control: Control::new(index),
             upload: Upload::new(scenario.upload),
+            places: Places::default(),
             uplink: Uplink::new(scenario.up_bytes_per_s / slower),
             downlink: Downlink::new(scenario.down_bytes_per_s / slower),
             disk: Disk::new(if roles.has_slow_disk(index) { scenario.slow_disk_bytes_per_s } else { 0 }),

@@ -23,6 +23,24 @@ impl World<'_> {
         }
         let now = self.clock.now();
         self.peer_mut(at).download.handle(now, input);
+        self.share_places(at);
+        self.drain_download(at);
+    }
+
+    /// The host's downloads take places at parents in turn, after `at` had an input.
+    fn share_places(&mut self, at: PeerId) {
+        let mut places = core::mem::take(&mut self.hosts[at.host as usize].places);
+        places.note(at.task, &mut self.peer_mut(at).download);
+        while let Some(task) = places.whose_turn() {
+            let next = PeerId { task, ..at };
+            if places.offer(task, &mut self.peer_mut(next).download) && next != at {
+                self.drain_download(next);
+            }
+        }
+        self.hosts[at.host as usize].places = places;
+    }
+
+    fn drain_download(&mut self, at: PeerId) {
         while let Some(output) = self.peer_mut(at).download.poll() {
             self.put_out(at, output);
         }

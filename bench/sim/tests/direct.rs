@@ -22,7 +22,7 @@ fn reader_in_order_never_waits_long() {
         for seed in 1..=3 {
             let equal = Scenario { seed, ..Scenario::equal_hosts(64, 256 * MIB, GBIT) };
             let report = simulate(&Scenario { origin_bytes_per_s: times * GBIT, ..equal });
-            assert!(report.reader_wait_ratio <= wait_max && report.makespan_ratio <= 1.07, "{report}");
+            assert!(report.reader_wait_ratio <= wait_max && report.makespan_ratio <= 1.08, "{report}");
             assert!(report.origin_ratio <= 1.0, "{report}");
         }
     }

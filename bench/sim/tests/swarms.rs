@@ -269,10 +269,11 @@ fn origin_that_refuses_gets_is_asked_again_later() {
 
 #[test]
 fn image_of_many_layers_leaves_the_origin_once() {
-    // 1.23-1.25: twenty tasks share eight links and the slots of eight hosts.
-    for seed in 1..=3 {
-        let scenario = Scenario { seed, ..Scenario::image(8, &IMAGE_LAYERS, GBIT) };
-        let report = simulate(&scenario, 1.30, 1.0);
+    // 1.06-1.07, 1.10, and 1.13 for 1,000 hosts. Where each of the twenty tasks waits in as many queues as a task alone:
+    // 1.23-1.25 and 1.71. A layer of a few hundred bytes may be bought: its holders give it more slowly than the origin.
+    for (hosts, seed) in [(8, 1), (8, 2), (8, 3), (40, 1)] {
+        let scenario = Scenario { seed, ..Scenario::image(hosts, &IMAGE_LAYERS, GBIT) };
+        let report = simulate(&scenario, 1.15, 1.001);
         assert_eq!(report.tasks.iter().map(|task| task.length).sum::<u64>(), scenario.length());
         let longest = report.tasks.iter().map(|task| task.max_s).fold(0.0, f64::max);
         assert_eq!(longest, report.makespan_s, "a host is done with its last layer");

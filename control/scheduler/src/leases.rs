@@ -68,6 +68,10 @@ impl Cluster {
         let cool_for = u64::from(wisher.cool_until_s).saturating_sub(self.seconds());
         if row.is_changed || row.is_fetched() {
             self.refuse(host, id, self.retry_of(task), true);
+            // When it came, the hosts that it could have linked with had no place for a link left.
+            if self.near_degree(peer) == 0 {
+                self.feel_lonely(peer);
+            }
         } else if wisher.is_refused || row.origin.is_none() {
             self.refuse(host, id, RETRY_REFUSED, false);
         } else if cool_for > 0 {

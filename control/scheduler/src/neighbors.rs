@@ -10,7 +10,8 @@ use hawker_proto::{HostId, TaskId};
 
 use crate::cluster::{Cluster, Work};
 use crate::event::{Neighbor, ToHost};
-use crate::host::{Host, Link};
+use crate::host::{Host, Link, POOL_MAX};
+use crate::random::Random;
 use crate::table::Slot;
 use crate::task::{Peer, Task};
 
@@ -112,18 +113,26 @@ impl Cluster {
         let members = &self.tasks[task].peers.zone(zone).expect("a peer stands in its zone").peers;
         let count = members.len();
         let mut scored: Vec<(bool, usize, Slot<Peer>)> = Vec::with_capacity(count.min(SAMPLE));
-        for sample in 0..count.min(SAMPLE) {
-            let position = if count <= SAMPLE { sample } else { self.random.below(count) };
-            let other = members[position];
+        let mut score = |random: &mut Random, other: Slot<Peer>| {
             let row = &self.peers[other];
             let there = &self.hosts[row.host];
             let place = self.hosts[host].pool.find(row.host);
             let is_neighbor = place.is_some_and(|place| self.peers[peer].mask.contains(place));
             let is_useless = row.is_complete && self.peers[peer].is_complete;
-            if other == peer || is_neighbor || is_useless || there.is_suspect || !there.is_connected {
-                continue;
+            if other != peer && !is_neighbor && !is_useless && !there.is_suspect && there.is_connected {
+                scored.push((place.is_some(), random.below(usize::MAX), other));
             }
-            scored.push((place.is_some(), self.random.below(usize::MAX), other));
+        };
+        // A sample of a large task holds few of the hosts that this one links with, and places for links are few.
+        if count > SAMPLE && self.hosts[host].pool.vacancies() + (self.peers[peer].degree() as usize) < POOL_MAX {
+            for (_, link) in self.hosts[host].pool.iter() {
+                let linked = self.hosts[link.host].peers.get(task).filter(|_| self.hosts[link.host].zone == zone);
+                linked.into_iter().for_each(|other| score(&mut self.random, other));
+            }
+        }
+        for sample in 0..count.min(SAMPLE) {
+            let position = if count <= SAMPLE { sample } else { self.random.below(count) };
+            score(&mut self.random, members[position]);
         }
         scored.sort_unstable_by(|a, b| b.cmp(a));
         let mut seen: Vec<Slot<Peer>> = Vec::with_capacity(scored.len());

@@ -86,6 +86,21 @@ fn second_task_uses_the_links_of_the_first() {
 }
 
 #[test]
+fn hosts_that_share_many_tasks_use_the_same_links_for_all() {
+    let mut world = world();
+    let hosts = swarm(&mut world, 180);
+    for task in 2..=6 {
+        hosts.iter().for_each(|host| world.start(*host, task));
+    }
+    for host in &hosts {
+        let neighbors = &world.agents[host].neighbors;
+        let fewest = (1..=6).map(|task| neighbors[&task_of(task)].len()).min();
+        assert!(fewest >= Some(20), "{fewest:?} neighbors of {host:?}");
+        assert!(neighbors.values().flatten().collect::<BTreeSet<_>>().len() <= 64, "the pool is bounded");
+    }
+}
+
+#[test]
 fn finished_hosts_let_go_of_each_other_and_stay_known() {
     let mut world = world();
     let hosts = swarm(&mut world, 10);

@@ -9,9 +9,11 @@ extern crate alloc;
 mod bits;
 pub mod download;
 pub mod limits;
+mod places;
 mod rng;
 pub mod upload;
 
 pub use download::{Download, DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutcome, Progress};
 pub use limits::{DownloadConfig, UploadConfig};
+pub use places::{Held, Places};
 pub use upload::{LinkId, Upload, UploadInput, UploadOutput};

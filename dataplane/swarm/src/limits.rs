@@ -10,13 +10,13 @@ pub struct DownloadConfig {
     /// Neighbors of the task, at most 255 (availability is counted in a byte); what others say
     /// means nothing.
     pub neighbors_max: usize,
-    /// Neighbors at which a request waits for a grant at the same time. More would lengthen every queue of the swarm
-    /// without moving a byte.
-    pub queued_max: usize,
+    /// Neighbors at which requests of the host, of all its downloads, wait for a grant at the same time. More would
+    /// lengthen every queue of the swarm without moving a byte.
+    pub queued_max: u32,
     /// A host that this many neighbors serve waits at no more: it leaves the slots to those who need them.
-    pub granted_enough: usize,
+    pub granted_enough: u32,
     /// ... but this many when slots are idle anyway.
-    pub granted_max: usize,
+    pub granted_max: u32,
     /// Block runs that wait at one parent, beside those of a round trip. What waits is chosen by what was rare when it
     /// was asked for, so the less of it the better; the parent sends the first block while it is asked for more.
     pub runs_waiting: usize,
@@ -76,8 +76,10 @@ impl Default for DownloadConfig {
     fn default() -> Self {
         Self {
             neighbors_max: 64,
-            // Of 32-40 neighbors. Simulated: 50 hosts, 64 MiB: 8 1.20, 16 1.16, 32 1.16; 64 hosts, 256 MiB: 1.066, 1.048, 1.059.
-            queued_max: 16,
+            // Of 32-40 neighbors. Simulated, seeds 1-3, for 10, 11 and 16: 64 hosts, 256 MiB 1.048-1.051, 1.047-1.048 and
+            // 1.043-1.044; 1,000 hosts, 8 MiB 1.374-1.387, 1.384-1.389 and 1.384-1.402; 50 hosts, 64 MiB with 8 1.062-1.066,
+            // with 10-16 1.051-1.057; 50 hosts without a scheduler for a third of the time 1.07-1.09, 1.09-1.12, 1.07-1.24.
+            queued_max: 11,
             granted_enough: 2,
             granted_max: 16,
             // Simulated, 64 hosts, 256 MiB: 1 1.047, 2 1.053; 50 hosts, 64 MiB: 1.146, 1.158.

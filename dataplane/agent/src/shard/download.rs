@@ -142,7 +142,9 @@ impl Shard {
         for lease in streams {
             self.stop_stream(task, lease);
         }
-        self.downloads.remove(&task);
+        if let Some(driver) = self.downloads.remove(&task) {
+            self.places.remove(task, &driver.machine);
+        }
     }
 
     /// Hands an input to a task's machine, which runs later in the turn.

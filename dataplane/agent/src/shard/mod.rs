@@ -9,6 +9,7 @@ mod keeper;
 mod link;
 mod origin;
 mod parent;
+mod places;
 mod slots;
 mod start;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use std::time::Duration;
 use hawker_proto::identity::{ClusterKey, HostKey, PublicKey};
 use hawker_proto::{BlockIndex, HostId, Instant, PieceIndex, TaskId};
 use hawker_ring::{Completion, Engine, File, Op, Outcome, Slab, SocketOptions, Token};
-use hawker_swarm::{DownloadInput, LinkId, Upload, UploadInput, UploadOutput};
+use hawker_swarm::{DownloadInput, LinkId, Places, Upload, UploadInput, UploadOutput};
 use tokio::sync::mpsc;
 
 use crate::clock;
@@ -36,6 +37,7 @@ use download::Driver;
 use keeper::Keeper;
 use link::Link;
 use origin::Fetch;
+use places::PlaceBoard;
 use slots::SlotPool;
 
 pub use start::{Shards, start};
@@ -184,6 +186,8 @@ struct Shard {
 
     downloads: HashMap<TaskId, Driver>,
     dirty_downloads: HashSet<TaskId>,
+    places: Places<TaskId>,
+    board: Arc<PlaceBoard>,
     fetches: HashMap<u64, Fetch>,
     next_fetch: u64,
     next_neighbor: u32,
@@ -353,14 +357,37 @@ impl Shard {
     }
 
     fn run_machines(&mut self) {
+        self.share_places();
         for task in std::mem::take(&mut self.dirty_downloads) {
             self.drive(task);
+        }
+        if !self.dirty_downloads.is_empty() {
+            self.wake_after(Duration::ZERO);
         }
         for task in std::mem::take(&mut self.changed) {
             self.announce_task(task);
         }
         self.drive_upload();
         self.drive_store();
+    }
+
+    /// Downloads that had inputs free places in the queues of parents, or need some: all of them take what there is in
+    /// turn.
+    fn share_places(&mut self) {
+        self.places.set_elsewhere(self.board.elsewhere(self.index));
+        for task in &self.dirty_downloads {
+            if let Some(driver) = self.downloads.get_mut(task) {
+                self.places.note(*task, &mut driver.machine);
+            }
+        }
+        while let Some(task) = self.places.whose_turn() {
+            if let Some(driver) = self.downloads.get_mut(&task)
+                && self.places.offer(task, &mut driver.machine)
+            {
+                self.dirty_downloads.insert(task);
+            }
+        }
+        self.board.post(self.index, self.places.held());
     }
 
     fn drive_upload(&mut self) {

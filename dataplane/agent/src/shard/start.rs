@@ -10,10 +10,11 @@ use hawker_proto::Instant;
 use hawker_proto::identity::HostKey;
 use hawker_ring::{Budget, Detection, EngineConfig, Slab, SlabLimits, SocketOptions, Waker};
 use hawker_storage::{Store, StoreConfig};
-use hawker_swarm::{Upload, UploadConfig};
+use hawker_swarm::{Places, Upload, UploadConfig};
 use tokio::sync::mpsc;
 
 use super::keeper::Keeper;
+use super::places::PlaceBoard;
 use super::slots::SlotPool;
 use super::{EventQueue, Identity, Meters, Shard};
 use crate::StartError;
@@ -63,6 +64,7 @@ struct Seed {
     rates: Arc<HostRates>,
     budget: Arc<Budget>,
     slots: Arc<SlotPool>,
+    board: Arc<PlaceBoard>,
     listener: Option<hawker_ring::File>,
     keeper: Option<Keeper>,
     socket_options: SocketOptions,
@@ -89,6 +91,7 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
     let rates = Arc::new(HostRates::new(config.rates));
     let budget = Budget::new(Budget::BYTES_DEFAULT);
     let slots = Arc::new(SlotPool::new(UPLOAD_SLOTS, count));
+    let board = Arc::new(PlaceBoard::new(count));
     let last_out = Arc::new(Barrier::new(count));
     let (ready, readied) = std_mpsc::channel();
     let (mut keeper, mut listener) = (Some(keeper), listener);
@@ -107,6 +110,7 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
             rates: Arc::clone(&rates),
             budget: Arc::clone(&budget),
             slots: Arc::clone(&slots),
+            board: Arc::clone(&board),
             listener: listener.take(),
             keeper: keeper.take(),
             socket_options: socket_options(config),
@@ -252,6 +256,8 @@ impl Seed {
             suspects: HashSet::new(),
             downloads: HashMap::new(),
             dirty_downloads: HashSet::new(),
+            places: Places::default(),
+            board: self.board,
             fetches: HashMap::new(),
             next_fetch: 0,
             next_neighbor: 0,

@@ -1,12 +1,26 @@
-//! Keeps the parents that serve us busy, and a few places in the queues of others.
+//! Keeps the parents that serve us busy, and takes places in the queues of others.
 
 use hawker_proto::PieceIndex;
 
 use super::neighbor::{Neighbor, Run, Serving};
 use super::{Download, DownloadOutput};
+use crate::places::Held;
 
 /// A parent that needs this many times longer for a block than is usual is slow.
 const SLOW_FACTOR: u32 = 4;
+
+/// Places that a shard may hold whatever others do.
+const QUEUED_OF_SHARD: u32 = 2;
+
+/// What became of the wish for another place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Taken,
+    /// The host holds enough.
+    Refused,
+    /// Nobody has anything that could be asked for.
+    Useless,
+}
 
 impl Download {
     /// Asks for as much as the policy allows.
@@ -22,46 +36,94 @@ impl Download {
                 Serving::Now { .. } => self.top_up(index),
             }
         }
+        self.leave_needless_queues();
+        // Settling set it again; nothing is left to do.
+        self.needs_fill = false;
+        self.is_hungry = !self.is_complete;
+    }
+
+    /// Whether it may take another place in a queue, if the host can spare one.
+    #[must_use]
+    pub const fn is_hungry(&self) -> bool {
+        self.is_hungry
+    }
+
+    /// What this download holds at parents.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        Held { served: [false, true].map(|is_remote| self.served(is_remote)), queued: self.queued }
+    }
+
+    /// Waits at one more neighbor, when the host has not enough, or at none when it has: its other downloads hold
+    /// `others`, and its other shards `elsewhere`. False: nothing changed, and unless it is hungry still, nobody has
+    /// anything that could be asked for.
+    pub(crate) fn take_place(&mut self, others: Held, elsewhere: Held) -> bool {
+        // Shards do not wait for each other: each may be served by one.
+        let served = elsewhere.served.map(|served| served.min(self.config.granted_enough - 1));
+        let queued = elsewhere.queued.map(|queued| queued.min(self.config.queued_max.saturating_sub(QUEUED_OF_SHARD)));
+        self.elsewhere = others.plus(Held { served, queued });
+        let is_left = self.leave_needless_queues();
+        // What comes in from other zones is asked for first: in this zone nobody has it.
+        let sides = [true, false].map(|is_remote| self.take_place_of(is_remote));
+        self.is_hungry = sides.iter().any(|side| *side != Place::Useless);
+        is_left || sides.contains(&Place::Taken)
+    }
+
+    /// True when it left any.
+    fn leave_needless_queues(&mut self) -> bool {
         for is_remote in [false, true] {
             if self.is_served_enough(is_remote) {
                 self.leave_queues(is_remote);
             }
         }
+        let is_left = !self.cancels.is_empty();
         self.send_cancels();
         for index in 0..self.neighbors.len() {
             if self.engaged[index] {
                 self.settle(index);
             }
         }
-        // What comes in from other zones is asked for first: in this zone nobody has it.
-        self.take_places(true);
-        self.take_places(false);
-        // Settling set it again; nothing is left to do.
-        self.needs_fill = false;
+        is_left
     }
 
-    /// Waits at more neighbors, of this zone or remote ones.
-    fn take_places(&mut self, is_remote: bool) {
-        while self.queued[usize::from(is_remote)] < self.config.queued_max && !self.is_served_enough(is_remote) {
-            let Some(index) = self.random_idle_neighbor(is_remote) else { break };
+    fn take_place_of(&mut self, is_remote: bool) -> Place {
+        while self.has_spare_place(is_remote) && !self.is_served_enough(is_remote) {
+            let Some(index) = self.random_idle_neighbor(is_remote) else { return Place::Useless };
             self.keep_place(index);
             if !self.neighbors[index].runs.is_empty() {
                 self.set_serving(index, Serving::Later { since: self.now, is_stale: false });
+                return Place::Taken;
             }
         }
+        Place::Refused
     }
 
-    /// Whether more parents would only take slots from others. As many as a parent serves children are enough, when
-    /// all wires are equal; a slow parent does not count, and while slots are granted at once nobody else waits for
-    /// them.
+    /// Whether the host waits in fewer queues than it may.
+    pub(super) const fn has_spare_place(&self, is_remote: bool) -> bool {
+        let side = is_remote as usize;
+        self.queued[side] + self.elsewhere.queued[side] < self.config.queued_max
+    }
+
+    /// Whether more parents would only take slots from others. As many as a parent serves children are enough for a
+    /// host, when all wires are equal, however many downloads it runs; and while slots are granted at once nobody else
+    /// waits for them.
     pub(super) fn is_served_enough(&self, is_remote: bool) -> bool {
         let enough = match self.idle_slots.is_common() {
             true => self.config.granted_max,
             false => self.config.granted_enough,
         };
-        let granted = self.granted[usize::from(is_remote)];
-        if granted < enough {
+        let side = usize::from(is_remote);
+        let elsewhere = self.elsewhere.served[side];
+        if self.granted[side] + elsewhere < enough {
             return false;
+        }
+        self.granted[side] >= self.config.granted_max || self.served(is_remote) + elsewhere >= enough
+    }
+
+    /// Parents that serve us, without those that are slow.
+    fn served(&self, is_remote: bool) -> u32 {
+        if self.granted[usize::from(is_remote)] == 0 {
+            return 0;
         }
         let typical = self.service.smoothed().unwrap_or(self.config.timeout_max) * SLOW_FACTOR;
         let counts = |neighbor: &&Neighbor| match neighbor.serving {
@@ -71,7 +133,7 @@ impl Download {
             }
             _ => false,
         };
-        granted >= self.config.granted_max || self.at_work().filter(counts).count() >= enough
+        u32::try_from(self.at_work().filter(counts).count()).unwrap_or(u32::MAX)
     }
 
     /// Others need the slots more than a host that is served by enough.

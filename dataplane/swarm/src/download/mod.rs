@@ -27,6 +27,7 @@ use hawker_proto::{BLOCK_BYTES, BlockIndex, Geometry, Instant, PieceIndex, Piece
 pub use events::{DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutcome, Progress};
 
 use crate::DownloadConfig;
+use crate::places::{Held, Noted};
 use crate::rng::Rng;
 use imports::Imports;
 use meter::{Frequency, RateMeter, TimeMeter};
@@ -63,9 +64,9 @@ pub struct Download {
     idle_slots: Frequency,
     /// Neighbors that serve us: of this zone, and remote ones. Each side has its own count, so that what comes in from
     /// other zones does not wait until the own zone has nothing more to give.
-    granted: [usize; 2],
+    granted: [u32; 2],
     /// Places in queues that count (see `queued_max`), likewise.
-    queued: [usize; 2],
+    queued: [u32; 2],
     imports: Imports,
     /// When a block or a part of a body last came.
     moved_at: Instant,
@@ -73,8 +74,16 @@ pub struct Download {
     starving_at: Instant,
     /// Nothing comes from the neighbors although they say that they have what is lacked.
     is_starving: bool,
+    /// What other downloads of the host held when last we were told.
+    elsewhere: Held,
+    /// Something changed since nobody was found to ask.
+    is_hungry: bool,
+    /// What [`crate::Places`] counts of us, and whether it lists us.
+    pub(crate) noted: Noted,
     /// Something changed that may allow another request.
     needs_fill: bool,
+    /// There was an input since the origin was thought of.
+    needs_origin: bool,
     /// When to look at the timers; never later than the earliest of them.
     wake_at: Option<Instant>,
     is_complete: bool,
@@ -118,7 +127,11 @@ impl Download {
             moved_at: now,
             starving_at: now,
             is_starving: false,
+            elsewhere: Held::default(),
+            is_hungry: false,
+            noted: Noted::default(),
             needs_fill: false,
+            needs_origin: false,
             wake_at: None,
             is_complete: false,
             bytes_stored,
@@ -132,6 +145,7 @@ impl Download {
     }
 
     /// Takes one input. `now` never goes backwards; inputs that make no sense (they come from peers) change nothing.
+    /// Places in the queues of parents are taken afterwards, by [`crate::Places`].
     pub fn handle(&mut self, now: Instant, input: DownloadInput) {
         self.now = self.now.max(now);
         match input {
@@ -167,11 +181,15 @@ impl Download {
         if self.needs_fill {
             self.fill();
         }
-        self.go_to_origin();
+        self.needs_origin = true;
     }
 
     /// The next thing to do. Call until `None` after every `handle`.
     pub fn poll(&mut self) -> Option<DownloadOutput> {
+        // Last, because what waits at a neighbor need not be fetched.
+        if self.outputs.is_empty() && core::mem::take(&mut self.needs_origin) {
+            self.go_to_origin();
+        }
         self.outputs.pop_front()
     }
 
@@ -213,7 +231,7 @@ impl Download {
             bytes_wasted: self.bytes_wasted,
             rate_bytes_per_s: self.rate.bytes_per_s().unwrap_or(0),
             neighbors: count(self.neighbors.len()),
-            granted: count(self.granted.iter().sum()),
+            granted: self.granted.iter().sum(),
             queued: count(self.neighbors.iter().filter(|neighbor| neighbor.is_waited_for()).count()),
             origin_fetches: count(self.origin.fetches.len()),
         }
@@ -232,8 +250,9 @@ impl Download {
         assert!(self.neighbors.len() <= self.config.neighbors_max);
         for (side, is_remote) in [false, true].into_iter().enumerate() {
             let of_side = || self.neighbors.iter().filter(|neighbor| neighbor.is_remote == is_remote);
-            assert_eq!(self.granted[side], of_side().filter(|neighbor| neighbor.is_serving()).count());
-            assert_eq!(self.queued[side], of_side().filter(|neighbor| neighbor.is_queue_place()).count());
+            let (granted, queued) = (self.granted[side] as usize, self.queued[side] as usize);
+            assert_eq!(granted, of_side().filter(|neighbor| neighbor.is_serving()).count());
+            assert_eq!(queued, of_side().filter(|neighbor| neighbor.is_queue_place()).count());
         }
         assert!(self.cancels.is_empty(), "cancels are sent with the inputs that cause them");
         for neighbor in &self.neighbors {

@@ -171,7 +171,7 @@ impl Download {
         if lease.is_own() || is_known || self.origin.is_refused {
             return;
         }
-        match self.claim(range) {
+        match self.claim(range, self.purchase.source_rate.is_some()) {
             Some(range) => {
                 self.origin.fetches.push(Fetch { lease, range, upto: range.start(), is_stopped: false });
                 self.outputs.push_back(DownloadOutput::FetchOrigin { lease, range });
@@ -187,14 +187,15 @@ impl Download {
         }
     }
 
-    /// The smallest range within `range` that holds all of its pieces that are worth fetching; they are ours now.
-    fn claim(&mut self, range: ByteRange) -> Option<ByteRange> {
+    /// The smallest range within `range` that holds all of its pieces that are worth fetching; they are ours now. With
+    /// `is_sale`, what neighbors have is not.
+    fn claim(&mut self, range: ByteRange, is_sale: bool) -> Option<ByteRange> {
         let pieces = self.pieces.geometry().pieces_within(range);
         let pieces = pieces.start..pieces.end.min(self.pieces.geometry().piece_count());
         let mut ends: Option<(PieceIndex, PieceIndex)> = None;
         for piece in pieces.map(PieceIndex) {
             let is_on_its_way = self.pieces.find(piece).is_some_and(|active| active.received | active.assigned != 0);
-            let is_bought_by_others = self.purchase.source_rate.is_some() && self.pieces.is_given(piece);
+            let is_bought_by_others = is_sale && self.pieces.is_given(piece);
             let is_needless = is_on_its_way || is_bought_by_others;
             if self.pieces.have().contains(piece) || self.pieces.is_claimed(piece) || is_needless {
                 continue;
@@ -330,7 +331,7 @@ impl Download {
 
     /// Fetches one piece under the allowance; false when it is here or on its way.
     pub(super) fn buy(&mut self, piece: PieceIndex) -> bool {
-        let Some(range) = self.claim(self.pieces.bytes_of(piece, piece)) else { return false };
+        let Some(range) = self.claim(self.pieces.bytes_of(piece, piece), false) else { return false };
         self.origin.own_serial += 1;
         let lease = LeaseId::own(self.origin.own_serial);
         self.origin.allowance_used += range.length();

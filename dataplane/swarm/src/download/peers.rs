@@ -81,7 +81,7 @@ impl Download {
             }
             // A neighbor in whose queue we wait learns nothing from it; the others may be asked now.
             self.needs_fill |= match self.neighbors[index].serving {
-                Serving::Nothing => self.queued[usize::from(is_remote)] < self.config.queued_max,
+                Serving::Nothing => self.has_spare_place(is_remote),
                 Serving::Later { .. } => !self.has_enough_waiting(index),
                 Serving::Now { .. } => true,
             };
@@ -290,8 +290,8 @@ impl Download {
         neighbor.serving = serving;
         self.engaged[index] = serving != Serving::Nothing;
         let side = usize::from(neighbor.is_remote);
-        self.granted[side] = self.granted[side] + usize::from(neighbor.is_serving()) - usize::from(was_granted);
-        self.queued[side] = self.queued[side] + usize::from(neighbor.is_queue_place()) - usize::from(was_queued);
+        self.granted[side] = self.granted[side] + u32::from(neighbor.is_serving()) - u32::from(was_granted);
+        self.queued[side] = self.queued[side] + u32::from(neighbor.is_queue_place()) - u32::from(was_queued);
         let at = match serving {
             Serving::Nothing => return,
             Serving::Later { since, .. } => since + self.config.queued_patience,

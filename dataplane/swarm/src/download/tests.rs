@@ -35,6 +35,7 @@ impl Bench {
 
     fn feed(&mut self, input: DownloadInput) -> Vec<DownloadOutput> {
         self.download.handle(self.now, input);
+        while self.download.take_place(Held::default(), Held::default()) {}
         self.download.assert_invariants();
         core::iter::from_fn(|| self.download.poll()).collect()
     }
@@ -554,6 +555,7 @@ fn largest_task_keeps_a_few_bytes_a_piece() {
     ] {
         download.handle(Instant::ZERO, input);
     }
+    assert!(download.take_place(Held::default(), Held::default()));
     let outputs: Vec<_> = core::iter::from_fn(|| download.poll()).collect();
     assert_eq!(requested(&outputs, 1), vec![last.0], "one run of its 64 blocks waits");
     assert_eq!(download.pieces.active().len(), 1);
