@@ -159,11 +159,10 @@ impl Default for UploadConfig {
             links_max: 4096,
             requests_per_link_max: 256,
             grant_blocks: 16,
-            // Half of what 16 blocks take on one of two slots at 1 Gbit/s, where it changes nothing. Simulated, 64 hosts, 4 GiB
-            // at 25 Gbit/s, 0.2 ms round trip: none 1.21, 4 ms 1.12-1.13, 8 ms 1.044, 16 ms 1.038; with a round trip of
-            // 1 ms 1.91, 8 ms 1.27, 16 ms 1.10. The image of 20 layers, whose blocks are small, to 8 hosts at 1 Gbit/s does not
-            // change by as much as by its seed.
-            grant_duration_min: Duration::from_millis(8),
+            // As long as 16 blocks of 64 KiB take on one of two slots at 1 Gbit/s, so that little changes there. Simulated, 64
+            // hosts, 4 GiB at 25 Gbit/s, round trips of 0.2 and 1 ms: none 1.13, 8 ms 1.043 and 1.16, 12 ms 1.043 and 1.10, 16 ms
+            // 1.042 and 1.08, 24 ms 1.07 with 1 ms.
+            grant_duration_min: Duration::from_millis(16),
             grant_duration: Duration::from_secs(2),
             sends_per_link_max: 2,
         }

@@ -101,10 +101,10 @@ fn grant_lasts_some_time_however_fast_its_blocks_are_sent() {
         host.feed(UploadInput::LinkUp { link: LinkId(link) });
         host.ask(link, link, 0..9);
     }
-    host.now += Duration::from_millis(4);
+    host.now += Duration::from_millis(8);
     assert_eq!(host.feed(sent(0)), vec![send(0, 0, 2)]);
     assert_eq!(host.feed(sent(0)), vec![send(0, 0, 3)]);
-    host.now += Duration::from_millis(4);
+    host.now += Duration::from_millis(8);
     assert_eq!(host.feed(sent(0)), vec![], "what is on the wire comes first");
     let granted = UploadOutput::Granted { link: LinkId(1), channel: 7, blocks: 2, millis: 2000 };
     assert_eq!(host.feed(sent(0))[..2], [UploadOutput::ReleaseSlot, granted]);
