@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hawker_proto::resolve::ResolveKey;
 use hawker_proto::trust::SignedLease;
-use hawker_proto::{HostId, HostKey, PieceIndex, PieceMap, TaskId};
+use hawker_proto::{HostId, HostKey, PieceIndex, TaskId};
 use hawker_scheduler::{
     Announcement, HostInfo, Input, LeaseOutcome, OriginId, Resolution, Source, ToHost, WantId, WantKey,
 };
@@ -309,11 +309,18 @@ impl World<'_> {
         self.say(host, Input::LeaseDone { host: id, serial: lease.0, upto, outcome });
     }
 
-    pub(crate) fn ask_lease(&mut self, peer: PeerId, bytes: u64, bytes_per_s: u64, source_bytes_per_s: Option<u64>) {
+    pub(crate) fn ask_lease(
+        &mut self,
+        peer: PeerId,
+        bytes: u64,
+        bytes_per_s: u64,
+        source_bytes_per_s: Option<u64>,
+        lacked: Option<PieceIndex>,
+    ) {
         self.peer_mut(peer).is_buying = source_bytes_per_s.is_some();
         let id = self.control(peer.host).id;
         let task = id_of(peer.task);
-        self.say(peer.host, Input::AskLease { host: id, task, bytes, bytes_per_s, source_bytes_per_s });
+        self.say(peer.host, Input::AskLease { host: id, task, bytes, bytes_per_s, source_bytes_per_s, lacked });
     }
 
     pub(crate) fn finished(&mut self, peer: PeerId) {
@@ -324,7 +331,7 @@ impl World<'_> {
         self.say(peer.host, Input::Finished { host: id, task: id_of(peer.task) });
     }
 
-    fn announce_to_scheduler(&mut self, at: PeerId) {
+    pub(crate) fn announce_to_scheduler(&mut self, at: PeerId) {
         for piece in self.peer(at).unwritten() {
             self.fetch_log.note_unwritten(at, piece);
         }
@@ -333,7 +340,7 @@ impl World<'_> {
         let announcement = Announcement {
             task: id_of(at.task),
             geometry: peer.geometry,
-            have: if self.is_liar(at.host) { PieceMap::empty(peer.geometry.piece_count()) } else { peer.stored() },
+            have: self.claimed_to_scheduler(at),
             is_running: peer.done_at.is_none(),
             leases,
             origin: Some(ORIGIN),

@@ -1,6 +1,5 @@
 //! Hosts that lie. They want the task like all others and never go to the origin (what they sign would count), but cheat
-//! those whom they serve, the scheduler, or both. They never tell the scheduler that they have a piece: it would believe
-//! them, and lease it to nobody.
+//! those whom they serve, the scheduler, or both.
 //!
 //! An honest host checks every block against its record, as an agent does: wrong bytes reach its machine as
 //! `BlockBad` and never its disk. Signatures cannot be forged, so a liar passes on only records that it was given.
@@ -8,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hawker_proto::PieceIndex;
+use hawker_proto::{PieceIndex, PieceMap};
 use hawker_scheduler::{Input, ResolveFailure, WantId};
 use hawker_swarm::{DownloadInput, NeighborId};
 
@@ -65,6 +64,8 @@ pub(crate) struct Liar {
     /// It reports honest hosts to the scheduler, the same ones as all that do: at most two where the scheduler may know
     /// the liars before the honest hosts, for then nobody could tell who lies.
     accuses: bool,
+    /// It tells the scheduler that it has everything, again and again.
+    claims_to_scheduler: bool,
     /// What children asked for and will not get.
     owed: BTreeSet<(u32, u16, PieceIndex)>,
     blocks_sent: u64,
@@ -80,6 +81,7 @@ impl Liar {
         Self {
             lie,
             accuses: nth < 2 || scenario.start_spread.is_zero() && scenario.scheduler_away.is_none(),
+            claims_to_scheduler: (draws.below(2) == 0) == nth.is_multiple_of(2),
             owed: BTreeSet::new(),
             blocks_sent: 0,
             ticks: 0,
@@ -116,6 +118,16 @@ impl World<'_> {
     pub(crate) fn begin_to_lie(&mut self, host: u32) {
         if self.is_liar(host) {
             self.clock.push(self.clock.now() + TICK, Event::Lie { host });
+        }
+    }
+
+    /// What the host tells the scheduler that it has: a liar everything or nothing.
+    pub(crate) fn claimed_to_scheduler(&self, peer: PeerId) -> PieceMap {
+        let count = self.peer(peer).geometry.piece_count();
+        match &self.hosts[peer.host as usize].liar {
+            Some(liar) if liar.claims_to_scheduler => PieceMap::full(count),
+            Some(_) => PieceMap::empty(count),
+            None => self.peer(peer).stored(),
         }
     }
 
@@ -180,7 +192,7 @@ impl World<'_> {
     pub(crate) fn lie(&mut self, host: u32) {
         let Some(liar) = &mut self.hosts[host as usize].liar else { return };
         liar.ticks += 1;
-        let (lie, ticks, accuses) = (liar.lie, liar.ticks, liar.accuses);
+        let (lie, ticks, accuses, claims) = (liar.lie, liar.ticks, liar.accuses, liar.claims_to_scheduler);
         let owed = match lie {
             Lie::ClaimsAndHasNot if !ticks.is_multiple_of(ROUND_TICKS) => BTreeSet::new(),
             Lie::ClaimsAndHasNot => core::mem::take(&mut liar.owed),
@@ -205,6 +217,10 @@ impl World<'_> {
         }
         if accuses && ticks.is_multiple_of(ROUND_TICKS) {
             self.accuse(host, ticks / ROUND_TICKS);
+        }
+        if claims && ticks.is_multiple_of(ROUND_TICKS) {
+            let known = self.peers_of(host).filter(|peer| self.peer(*peer).is_ready).collect::<Vec<_>>();
+            known.into_iter().for_each(|peer| self.announce_to_scheduler(peer));
         }
         self.clock.push(self.clock.now() + TICK, Event::Lie { host });
     }

@@ -66,7 +66,9 @@ impl World<'_> {
                 self.clock.push(self.clock.now() + self.scenario.latency, Event::Announce { peer: at, piece });
             }
             DownloadOutput::AskLease { .. } | DownloadOutput::Originate { .. } if self.is_liar(at.host) => {}
-            DownloadOutput::AskLease { bytes, rate, source_rate } => self.ask_lease(at, bytes, rate, source_rate),
+            DownloadOutput::AskLease { bytes, rate, source_rate, lacked } => {
+                self.ask_lease(at, bytes, rate, source_rate, lacked);
+            }
             DownloadOutput::ReturnLease { lease, range: _ } => self.lease_over(at.host, lease),
             DownloadOutput::FetchOrigin { lease, range } | DownloadOutput::Originate { lease, range } => {
                 self.fetch(at, lease, range);

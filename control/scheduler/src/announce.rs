@@ -1,10 +1,11 @@
 //! What hosts say they have: after a restart of either side, and when a host that had pieces is gone.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::time::Duration;
 
-use hawker_proto::TaskId;
 use hawker_proto::trust::SignedLease;
+use hawker_proto::{PieceIndex, TaskId};
 
 use crate::cluster::{Cluster, Timer, Work};
 use crate::config::SETTLE_MAX;
@@ -50,7 +51,10 @@ impl Cluster {
         self.peers[peer].is_stale = false;
         self.note_settling(task, is_new);
         self.replace_leases(peer, &leases);
-        if let Tracking::Each(pieces) = &mut self.tasks[task].pieces {
+        let row = &mut self.tasks[task];
+        let has = |pieces: &Range<u32>| pieces.clone().all(|piece| have.contains(PieceIndex(piece)));
+        row.fetched.retain(|(pieces, holder)| *holder != host || has(pieces));
+        if let Tracking::Each(pieces) = &mut row.pieces {
             pieces.witness(host, &have);
         }
         self.note_answer(peer);

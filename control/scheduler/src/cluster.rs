@@ -187,8 +187,8 @@ impl Cluster {
             Input::ResolveFailed { want, failure, .. } => self.resolve_failed(host, want, failure),
             Input::Announce { announcement, .. } => self.announce(host, announcement),
             Input::Progress { task, leases, .. } => self.progress(host, task, &leases),
-            Input::AskLease { task, bytes, bytes_per_s, source_bytes_per_s, .. } => {
-                self.ask_lease(host, task, Wish { bytes, bytes_per_s, source_bytes_per_s });
+            Input::AskLease { task, bytes, bytes_per_s, source_bytes_per_s, lacked, .. } => {
+                self.ask_lease(host, task, Wish { bytes, bytes_per_s, source_bytes_per_s, lacked });
             }
             Input::LeaseDone { serial, upto, outcome, .. } => self.lease_done(host, serial, upto, outcome),
             Input::Finished { task, .. } => self.finished(host, task),

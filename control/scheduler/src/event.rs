@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::trust::{SignedAllowance, SignedLease};
-use hawker_proto::{Geometry, HostId, PieceMap, PublicKey, Stripes, TaskId};
+use hawker_proto::{Geometry, HostId, PieceIndex, PieceMap, PublicKey, Stripes, TaskId};
 
 /// Hash of `scheme://host:port` of an origin: whose budget a fetch is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,6 +224,9 @@ pub enum Input {
         /// It would buy what hosts have that have everything, since the hosts around it draw only so many bytes/s from
         /// them; `None`: it asks for what nobody has.
         source_bytes_per_s: Option<u64>,
+        /// Nothing came to it for long: the first of the pieces, `bytes` of them, that none of its neighbors has, whatever
+        /// others say.
+        lacked: Option<PieceIndex>,
     },
     /// A lease ended.
     LeaseDone {

@@ -24,7 +24,7 @@ use crate::task::{Ask, AskKey, Lease, Peer, Task, Tracking, Wish};
 /// Leases open at an origin before its rate decides: four requests keep a link busy over any gap between one host's.
 const PARALLEL_MIN: u32 = 4;
 /// Leases open per task, and per peer: beyond, pieces complete late because all arrive at once.
-const PARALLEL_MAX: usize = 8;
+pub(crate) const PARALLEL_MAX: usize = 8;
 /// A lease while the origin's rate is unknown.
 const FIRST_BYTES: u64 = 4 << 20;
 const LEASE_BYTES_MAX: u64 = 64 << 20;
@@ -62,10 +62,13 @@ impl Cluster {
             return;
         };
         self.forget_ask(peer);
+        if self.redeem(peer, &wish) {
+            return;
+        }
         let task = self.peers[peer].task;
         self.offer_sale(task, &wish);
         let (row, wisher) = (&self.tasks[task], &self.peers[peer]);
-        let cool_for = u64::from(wisher.cool_until_s).saturating_sub(self.seconds());
+        let cool_for = self.cools_for(peer);
         if row.is_changed || row.is_fetched() {
             self.refuse(host, id, self.retry_of(task), true);
             // When it came, the hosts that it could have linked with had no place for a link left.
@@ -237,7 +240,7 @@ impl Cluster {
     }
 
     /// Whether the origin takes requests now; if not, a timer is set for when it does.
-    fn is_origin_open(&mut self, origin: Slot<Origin>) -> bool {
+    pub(crate) fn is_origin_open(&mut self, origin: Slot<Origin>) -> bool {
         let limit = self.config.origin_bytes_per_s;
         let now = self.now;
         let row = &mut self.origins[origin];
@@ -269,7 +272,7 @@ impl Cluster {
                 self.refuse(host, self.tasks[task].id, RETRY_MIN, false);
                 continue;
             }
-            let count = self.piece_count_of_lease(origin, task, &ask);
+            let count = self.piece_count_of_lease(origin, &ask, self.tasks[task].free_count());
             let (Tracking::Each(pieces) | Tracking::Sale(pieces)) = &mut self.tasks[task].pieces else { return false };
             let pieces = pieces.lease_next(count);
             self.open_lease(ask.peer, origin, pieces, Some(ask.wish.bytes_per_s));
@@ -281,14 +284,15 @@ impl Cluster {
         false
     }
 
-    fn piece_count_of_lease(&self, origin: Slot<Origin>, task: Slot<Task>, ask: &Ask) -> u32 {
-        let row = &self.tasks[task];
+    /// How many pieces the next lease has, of `left` that could be leased.
+    pub(crate) fn piece_count_of_lease(&self, origin: Slot<Origin>, ask: &Ask, left: u32) -> u32 {
+        let row = &self.tasks[self.peers[ask.peer].task];
         if !row.has_ranges {
             return u32::MAX;
         }
         let piece_bytes = u64::from(row.geometry.piece_bytes());
         let share = self.origins[origin].window().map_or(FIRST_BYTES, |window| window / u64::from(PARALLEL_MIN));
-        let left = u64::from(row.free_count()) * piece_bytes;
+        let left = u64::from(left) * piece_bytes;
         let holder_rate = self.hosts[self.peers[ask.peer].host].info.link_bytes_per_s;
         let worth = self.origins[origin].worth_asking(holder_rate).filter(|_| holder_rate > 0).unwrap_or(u64::MAX);
         let mut bytes = share.min(LEASE_BYTES_MAX).min(left / TAIL_PARTS);
@@ -335,7 +339,13 @@ impl Cluster {
     }
 
     /// `bytes_per_s` is what the holder said of itself; `None` when its fetch runs already.
-    fn open_lease(&mut self, peer: Slot<Peer>, origin: Slot<Origin>, pieces: Range<u32>, bytes_per_s: Option<u64>) {
+    pub(crate) fn open_lease(
+        &mut self,
+        peer: Slot<Peer>,
+        origin: Slot<Origin>,
+        pieces: Range<u32>,
+        bytes_per_s: Option<u64>,
+    ) {
         let is_fresh = bytes_per_s.is_some();
         let (host, task) = (self.peers[peer].host, self.peers[peer].task);
         let range = self.tasks[task].geometry.range_of_pieces(pieces.clone());
@@ -482,6 +492,9 @@ impl Cluster {
         let at = row.leases.iter().position(|lease| lease.serial == serial).expect("a live lease is in its task");
         let lease = row.leases.swap_remove(at);
         let stored = upto.map_or(0..0, |upto| row.pieces_below(&lease.pieces, upto));
+        if !stored.is_empty() {
+            row.fetched.push((stored.clone(), lease.holder));
+        }
         match &mut row.pieces {
             Tracking::Whole => {}
             Tracking::Each(pieces) => pieces.settle(&lease.pieces, stored, lease.holder, is_rest_free),
@@ -507,6 +520,11 @@ impl Cluster {
         let key = self.ask_key(peer, old.number);
         self.peers[peer].ask = Some(key);
         self.tasks[task].asks.insert(key, ask);
+    }
+
+    /// Seconds for which it gets no lease, since its last one failed.
+    pub(crate) fn cools_for(&self, peer: Slot<Peer>) -> u64 {
+        u64::from(self.peers[peer].cool_until_s).saturating_sub(self.seconds())
     }
 
     fn seconds(&self) -> u64 {

@@ -9,6 +9,7 @@ extern crate alloc;
 mod announce;
 mod bans;
 mod check;
+mod claims;
 mod cluster;
 mod config;
 mod event;

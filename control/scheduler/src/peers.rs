@@ -80,6 +80,7 @@ impl Cluster {
             complete_count: 0,
             pieces: Tracking::Each(Pieces::free(form.geometry.piece_count())),
             leases: Vec::new(),
+            fetched: Vec::new(),
             asks: BTreeMap::new(),
             settle: None,
             round: None,
@@ -298,6 +299,7 @@ impl Cluster {
     fn forget_pieces(&mut self, task: Slot<Task>, host: Slot<Host>, was_complete: bool) {
         let row = &mut self.tasks[task];
         row.complete_count -= u32::from(was_complete);
+        row.fetched.retain(|(_, holder)| *holder != host);
         match &mut row.pieces {
             Tracking::Whole | Tracking::Sale(_) if row.complete_count == 0 => {
                 let mut pieces = Pieces::in_doubt(row.geometry.piece_count());

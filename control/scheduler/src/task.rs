@@ -6,7 +6,7 @@ use core::ops::Range;
 use core::time::Duration;
 
 use hawker_proto::resolve::{Digest, ResolveKey};
-use hawker_proto::{Geometry, Instant, TaskId};
+use hawker_proto::{Geometry, Instant, PieceIndex, TaskId};
 
 use crate::host::{Host, Places};
 use crate::members::Members;
@@ -69,6 +69,8 @@ pub(crate) struct Task {
     pub(crate) complete_count: u32,
     pub(crate) pieces: Tracking,
     pub(crate) leases: Vec<Lease>,
+    /// Pieces that came under leases of this life, and who has them: more than a word.
+    pub(crate) fetched: Vec<(Range<u32>, Slot<Host>)>,
     /// Asks in the order in which they are met.
     pub(crate) asks: BTreeMap<AskKey, Ask>,
     /// Leases wait for announcements until then.
@@ -142,6 +144,8 @@ pub(crate) struct Wish {
     pub(crate) bytes_per_s: u64,
     /// What hosts draw from those that have everything, if it would buy what only these have.
     pub(crate) source_bytes_per_s: Option<u64>,
+    /// What it starves for.
+    pub(crate) lacked: Option<PieceIndex>,
 }
 
 /// A wait for announcements.

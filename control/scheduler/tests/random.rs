@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use hawker_proto::HostId;
+use hawker_proto::{HostId, PieceIndex};
 use hawker_scheduler::{ClusterConfig, Input, LeaseOutcome, ResolveFailure, WantId, WantKey};
 use proptest::prelude::*;
 use world::{MIB, World, host_id, key_of, task_of};
@@ -25,6 +25,7 @@ enum Event {
     FailResolve(bool),
     Ask(u8),
     Buy(u8, u64),
+    Starve(u8, u32),
     Done(u8, u8),
     Progress(u8),
     Copy(u16, u8),
@@ -46,6 +47,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::FailResolve),
         10 => task.clone().prop_map(Event::Ask),
         2 => (task.clone(), 0..200 * MIB).prop_map(|(task, rate)| Event::Buy(task, rate)),
+        2 => (task.clone(), 0..200u32).prop_map(|(task, piece)| Event::Starve(task, piece)),
         8 => (0..6u8, 0..100u8).prop_map(|(outcome, percent)| Event::Done(outcome, percent)),
         3 => task.clone().prop_map(Event::Progress),
         5 => (0..HOSTS, task.clone()).prop_map(|(from, task)| Event::Copy(from, task)),
@@ -82,6 +84,9 @@ fn play(world: &mut World, index: u16, event: Event) {
         Event::Buy(number, rate) if world.agents[&host].tasks.contains_key(&task_of(number)) => {
             world.ask_to_buy(host, number, rate);
         }
+        Event::Starve(number, piece) if world.agents[&host].tasks.contains_key(&task_of(number)) => {
+            world.ask_starving(host, number, PieceIndex(piece), u64::from(piece % 4) * MIB);
+        }
         Event::Ask(number) if world.agents[&host].tasks.contains_key(&task_of(number)) => world.ask(host, number),
         Event::Done(outcome, percent) => end_lease(world, host, outcome, percent),
         Event::Progress(number) => progress(world, host, number),
@@ -96,7 +101,7 @@ fn play(world: &mut World, index: u16, event: Event) {
         Event::Complain(bad, number) => {
             world.input(Input::BadHost { reporter: host, host: host_id(bad), task: task_of(number) });
         }
-        Event::Join | Event::Reconnect | Event::Ask(_) | Event::Buy(..) => {}
+        Event::Join | Event::Reconnect | Event::Ask(_) | Event::Buy(..) | Event::Starve(..) => {}
     }
 }
 

@@ -6,8 +6,8 @@ use hawker_api::field::{self, FieldError};
 use hawker_api::scheduler as api;
 use hawker_api::scheduler::agent_message::Message as Said;
 use hawker_api::scheduler::scheduler_message::Message as Told;
-use hawker_proto::HostId;
 use hawker_proto::resolve::{Digest, ResolveKey};
+use hawker_proto::{HostId, PieceIndex};
 use hawker_scheduler::{
     Announcement, Input, LeaseOutcome, Neighbor, OriginId, Resolution, ResolveFailure, Source, ToHost, WantId, WantKey,
 };
@@ -36,8 +36,9 @@ pub(crate) fn input_of(host: HostId, message: api::AgentMessage) -> Result<Input
         Said::Progress(progress) => progress_of(host, &progress)?,
         Said::AskLease(ask) => {
             let task = field::task_id("task", &ask.task)?;
-            let api::AskLease { bytes, bytes_per_s, source_bytes_per_s, .. } = ask;
-            Input::AskLease { host, task, bytes, bytes_per_s, source_bytes_per_s }
+            let api::AskLease { bytes, bytes_per_s, source_bytes_per_s, lacked_piece, .. } = ask;
+            let lacked = lacked_piece.map(PieceIndex);
+            Input::AskLease { host, task, bytes, bytes_per_s, source_bytes_per_s, lacked }
         }
         Said::LeaseDone(done) => {
             Input::LeaseDone { host, serial: done.serial, upto: done.upto, outcome: outcome_of(&done)? }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hawker_proto::hash::{ChainingValue, Root};
 use hawker_proto::identity::PublicKey;
 use hawker_proto::trust::{SignedAllowance, SignedLease};
-use hawker_proto::{ByteRange, Geometry, HostId, Stripes, TaskId};
+use hawker_proto::{ByteRange, Geometry, HostId, PieceIndex, Stripes, TaskId};
 use hawker_ring::{Block, Waker};
 use hawker_scheduler::Neighbor;
 use hawker_storage::{CreateError, File, SealError, SpoolError, SpoolId, TaskMeta, TaskSummary, Usage, WriteMode};
@@ -156,8 +156,8 @@ pub enum ShardCommand {
 #[derive(Debug)]
 pub enum ShardEvent {
     /// The download could use a range of about `bytes`; its origin gave it `rate` bytes per second so far (0: unknown).
-    /// With `source_rate` (bytes per second) neighbors have the range, and are slow.
-    AskLease { task: TaskId, bytes: u64, rate: u64, source_rate: Option<u64> },
+    /// With `source_rate` (bytes per second) neighbors have the range, and are slow; `lacked` is what it starves for.
+    AskLease { task: TaskId, bytes: u64, rate: u64, source_rate: Option<u64>, lacked: Option<PieceIndex> },
     /// A lease is over: bytes up to `upto` (an offset in the task) are verified and stored here.
     LeaseDone { task: TaskId, serial: u64, upto: u64, end: OriginEnd },
     /// Control should fetch this leased range and send it as `OriginData`.

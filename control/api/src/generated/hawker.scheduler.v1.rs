@@ -310,6 +310,10 @@ pub struct AskLease {
     /// Absent: it asks for what nobody has.
     #[prost(uint64, optional, tag = "4")]
     pub source_bytes_per_s: ::core::option::Option<u64>,
+    /// Set when nothing came from anybody for long: the index of the first piece, of `bytes`, that none of its neighbors has,
+    /// whatever others say.
+    #[prost(uint32, optional, tag = "5")]
+    pub lacked_piece: ::core::option::Option<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaseDone {

@@ -171,7 +171,7 @@ impl Crowd {
             }
             Event::AskLease => {
                 self.play_out(
-                    Input::AskLease { host, task, bytes: 1, bytes_per_s: 0, source_bytes_per_s: None },
+                    Input::AskLease { host, task, bytes: 1, bytes_per_s: 0, source_bytes_per_s: None, lacked: None },
                     sample,
                 );
                 self.give_back();
@@ -207,6 +207,7 @@ impl Crowd {
             bytes,
             bytes_per_s: 0,
             source_bytes_per_s: None,
+            lacked: None,
         });
     }
 

@@ -138,6 +138,7 @@ impl Load {
                     bytes: 0,
                     bytes_per_s: LEASE_BYTES_PER_S,
                     source_bytes_per_s: None,
+                    lacked: None,
                 });
             }
             (Due::LeaseDone { serial, upto }, _) => {

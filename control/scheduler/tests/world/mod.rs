@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hawker_proto::resolve::ResolveKey;
 use hawker_proto::trust::SignedLease;
-use hawker_proto::{ByteRange, Geometry, HostId, HostKey, Instant, PieceMap, TaskId};
+use hawker_proto::{ByteRange, Geometry, HostId, HostKey, Instant, PieceIndex, PieceMap, TaskId};
 use hawker_scheduler::{
     Announcement, Cluster, ClusterConfig, HostInfo, Input, LeaseOutcome, OriginId, Output, Resolution, Source, ToHost,
     WantId, WantKey,
@@ -238,8 +238,17 @@ impl World {
         self.ask_lease(host, number, Some(source_bytes_per_s));
     }
 
+    /// Asks because nothing comes to it, and none of its neighbors has so many bytes from the piece on.
+    pub fn ask_starving(&mut self, host: HostId, number: u8, piece: PieceIndex, bytes: u64) {
+        let task = task_of(number);
+        self.agents.get_mut(&host).expect("an agent").buys.insert(task);
+        let lacked = Some(piece);
+        self.input(Input::AskLease { host, task, bytes, bytes_per_s: 0, source_bytes_per_s: None, lacked });
+    }
+
     fn ask_lease(&mut self, host: HostId, number: u8, source_bytes_per_s: Option<u64>) {
-        self.input(Input::AskLease { host, task: task_of(number), bytes: 0, bytes_per_s: 0, source_bytes_per_s });
+        let task = task_of(number);
+        self.input(Input::AskLease { host, task, bytes: 0, bytes_per_s: 0, source_bytes_per_s, lacked: None });
     }
 
     /// The oldest lease of `host` ends at `upto` (`None`: its end); what was fetched is stored.

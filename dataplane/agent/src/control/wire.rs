@@ -31,8 +31,9 @@ pub(crate) fn encode(input: Input) -> Option<AgentMessage> {
             bytes_per_s,
             leases: leases.into_iter().map(|(serial, upto)| scheduler::LeaseProgress { serial, upto }).collect(),
         }),
-        Input::AskLease { task, bytes, bytes_per_s, source_bytes_per_s, .. } => {
-            Up::AskLease(scheduler::AskLease { task: task.0.to_vec(), bytes, bytes_per_s, source_bytes_per_s })
+        Input::AskLease { task, bytes, bytes_per_s, source_bytes_per_s, lacked, .. } => {
+            let (task, lacked_piece) = (task.0.to_vec(), lacked.map(|piece| piece.0));
+            Up::AskLease(scheduler::AskLease { task, bytes, bytes_per_s, source_bytes_per_s, lacked_piece })
         }
         Input::LeaseDone { serial, upto, outcome, .. } => Up::LeaseDone(lease_done(serial, upto, outcome)),
         Input::Finished { task, .. } => Up::Finished(scheduler::Finished { task: task.0.to_vec() }),

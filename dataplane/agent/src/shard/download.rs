@@ -206,8 +206,8 @@ impl Shard {
             DownloadOutput::BadPiece { neighbor, piece, block } => {
                 self.say(task, neighbor, |channel| Frame::BadPiece { channel, piece, block });
             }
-            DownloadOutput::AskLease { bytes, rate, source_rate } => {
-                self.events.push(ShardEvent::AskLease { task, bytes, rate, source_rate });
+            DownloadOutput::AskLease { bytes, rate, source_rate, lacked } => {
+                self.events.push(ShardEvent::AskLease { task, bytes, rate, source_rate, lacked });
             }
             DownloadOutput::ReturnLease { lease, range } => {
                 if let Some(driver) = self.downloads.get_mut(&task) {

@@ -222,6 +222,8 @@ pub enum DownloadOutput {
         /// What the hosts around this one draw from neighbors that have everything, in bytes/s, if it would buy from the
         /// origin what only those have, because they are slow.
         source_rate: Option<u64>,
+        /// Nothing came from anybody for long: the first of the pieces, `bytes` of them, that no neighbor has.
+        lacked: Option<PieceIndex>,
     },
     /// Give back the part of a lease that this host will not fetch.
     ReturnLease {

@@ -31,6 +31,11 @@ pub(super) struct Origin {
     pub(super) fetches: Vec<Fetch>,
     /// A question that is not answered yet.
     asked_at: Option<Instant>,
+    /// What the question says that this host starves for.
+    named: Option<PieceIndex>,
+    /// Such a piece was leased to this host: others lied, and more of what they claim may be nowhere. It does not wait for
+    /// long any more.
+    is_lied_to: bool,
     /// Not asked before this.
     retry_at: Instant,
     is_connected: bool,
@@ -68,6 +73,8 @@ impl Origin {
         Self {
             fetches: Vec::new(),
             asked_at: None,
+            named: None,
+            is_lied_to: false,
             retry_at: now + config.start_patience,
             is_connected: true,
             is_refused: false,
@@ -159,14 +166,25 @@ impl Download {
         let ahead = (rate / 1000).saturating_mul(ahead_ms);
         let lacked = u64::from(self.pieces.orphans().len().max(1)) * piece_bytes;
         let bytes = ahead.clamp(self.config.lease_bytes_min, self.config.lease_bytes_max).min(lacked);
-        let bytes = bytes.next_multiple_of(piece_bytes);
+        let mut bytes = bytes.next_multiple_of(piece_bytes);
         self.origin.asked_at = Some(self.now);
         self.wake(self.now + self.config.ask_patience);
-        self.outputs.push_back(DownloadOutput::AskLease { bytes, rate, source_rate: self.purchase.source_rate });
+        let source_rate = self.purchase.source_rate;
+        let starves = source_rate.is_none() && (self.is_dry() || self.origin.is_lied_to);
+        let lacked = if starves { self.random_orphan() } else { None };
+        if let Some(piece) = lacked {
+            // One piece, for this may be an accident.
+            let count_max = if self.origin.is_lied_to { bytes / piece_bytes } else { 1 };
+            bytes = self.orphans_in_a_row(piece, count_max) * piece_bytes;
+        }
+        self.origin.named = lacked;
+        self.outputs.push_back(DownloadOutput::AskLease { bytes, rate, source_rate, lacked });
     }
 
     pub(super) fn lease(&mut self, lease: LeaseId, range: ByteRange) {
         self.origin.asked_at = None;
+        let starts_at = |piece| self.pieces.bytes_of(piece, piece).start() == range.start();
+        self.origin.is_lied_to |= self.origin.named.is_some_and(starts_at);
         let is_known = self.origin.fetches.iter().any(|fetch| fetch.lease == lease);
         if lease.is_own() || is_known || self.origin.is_refused {
             return;
@@ -193,14 +211,19 @@ impl Download {
         let pieces = self.pieces.geometry().pieces_within(range);
         let pieces = pieces.start..pieces.end.min(self.pieces.geometry().piece_count());
         let mut ends: Option<(PieceIndex, PieceIndex)> = None;
+        // To whom nothing comes, nothing is on its way: blocks that are here come again, for a fetch is of whole pieces.
+        let is_dry = self.is_dry();
         for piece in pieces.map(PieceIndex) {
-            let is_on_its_way = self.pieces.find(piece).is_some_and(|active| active.received | active.assigned != 0);
+            let is_on_its_way = self.pieces.find(piece).is_some_and(|active| {
+                active.received == active.all || !is_dry && active.received | active.assigned != 0
+            });
             let is_bought_by_others = is_sale && self.pieces.is_given(piece);
             let is_needless = is_on_its_way || is_bought_by_others;
             if self.pieces.have().contains(piece) || self.pieces.is_claimed(piece) || is_needless {
                 continue;
             }
             self.cancel_everywhere(piece, u64::MAX);
+            self.pieces.lose(piece);
             self.pieces.set_claimed(piece, true);
             ends = Some((ends.map_or(piece, |(first, _)| first), piece));
         }
@@ -298,6 +321,7 @@ impl Download {
             return;
         }
         self.origin.is_connected = is_connected;
+        self.origin.is_lied_to = false;
         if is_connected {
             // It says anew who imports what, and perhaps not to this host.
             self.import(Stripes::NONE);
@@ -319,14 +343,29 @@ impl Download {
     /// each other, and two should rarely fetch the same; one at a time, because others see it only when it is here.
     fn originate(&mut self) {
         let left = self.origin.allowance.saturating_sub(self.origin.allowance_used);
-        let orphans = self.pieces.orphans();
         let piece_bytes = u64::from(self.pieces.geometry().piece_bytes());
-        if orphans.len() == 0 || left < piece_bytes {
+        if left < piece_bytes {
             return;
         }
-        let nth = self.origin.rng.below(orphans.len());
-        let Some(piece) = orphans.iter().nth(nth as usize) else { return };
+        let Some(piece) = self.random_orphan() else { return };
         self.origin.is_originating = self.buy(piece);
+    }
+
+    /// How many pieces from `first` on only the origin has, up to `count_max`.
+    fn orphans_in_a_row(&self, first: PieceIndex, count_max: u64) -> u64 {
+        let pieces = (first.0..self.pieces.geometry().piece_count()).map(PieceIndex);
+        let run = pieces.take_while(|piece| self.pieces.orphans().contains(*piece));
+        run.zip(0..count_max).fold(0, |count, _| count + 1)
+    }
+
+    fn random_orphan(&mut self) -> Option<PieceIndex> {
+        let orphans = self.pieces.orphans();
+        let count = orphans.len();
+        if count == 0 {
+            return None;
+        }
+        let nth = self.origin.rng.below(count);
+        orphans.iter().nth(nth as usize)
     }
 
     /// Fetches one piece under the allowance; false when it is here or on its way.

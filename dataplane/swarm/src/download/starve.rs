@@ -5,7 +5,8 @@
 //! nothing for long gives up those that granted and do not send, asks neighbors in other zones, whatever those of its own
 //! say, and buys such a piece from the origin under its allowance; what it buys it can give. It goes on buying until a
 //! neighbor sends a block. Its places in queues it keeps: they may be long. Pieces that nobody claims are not bought:
-//! they are the scheduler's to lease, and the origin may be slow or at its limit.
+//! they are the scheduler's to lease, and the origin may be slow or at its limit. But the scheduler hears the name of one
+//! of them, for somebody may have lied to it.
 //!
 //! The allowance may be used up. Whoever got nothing at all for `FAMINE` buys a piece beyond it: one piece in that time
 //! costs an origin little, and the task ends.
@@ -19,6 +20,8 @@ use super::Download;
 /// Nothing came for so long, or for the time in which so many blocks usually come.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_BLOCKS: u32 = 16;
+/// ... until the scheduler hears of it, which costs the origin nothing unless somebody lied.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
 /// A block comes in that time at 70 kbit/s: what was only slow has come.
 const FAMINE: Duration = Duration::from_secs(30);
 
@@ -28,7 +31,7 @@ impl Download {
         if self.is_complete {
             return;
         }
-        let patience = PATIENCE.max(self.service.smoothed().unwrap_or_default() * PATIENCE_BLOCKS);
+        let patience = self.patience(PATIENCE);
         let at = self.moved_at.max(self.starving_at) + patience;
         if at > self.now {
             self.wake(at);
@@ -57,6 +60,16 @@ impl Download {
         self.stay_alive(has_famine);
     }
 
+    /// Whether nothing came from anybody for so long that the scheduler should hear of it.
+    pub(super) fn is_dry(&self) -> bool {
+        self.now.since(self.moved_at) >= self.patience(ASK_PATIENCE)
+    }
+
+    /// How long nothing may come.
+    fn patience(&self, least: Duration) -> Duration {
+        least.max(self.service.smoothed().unwrap_or_default() * PATIENCE_BLOCKS)
+    }
+
     /// Buys a piece if this host starves: a random one, because others may starve for the same.
     pub(super) fn stay_alive(&mut self, has_famine: bool) {
         let left = self.origin.allowance.saturating_sub(self.origin.allowance_used);
@@ -72,9 +85,6 @@ impl Download {
         let nth = self.rng.below(count) as usize;
         let chosen = self.claimed_by_others().nth(nth);
         if let Some(piece) = chosen {
-            // Blocks that are here come again: a fetch is of whole pieces.
-            self.cancel_everywhere(piece, u64::MAX);
-            self.pieces.lose(piece);
             self.buy(piece);
             self.send_cancels();
         }
@@ -153,6 +163,17 @@ mod tests {
             bought
         }
 
+        /// What a question says that it asks for so much later, when this came in.
+        fn named(&mut self, time: Duration, input: DownloadInput) -> Option<PieceIndex> {
+            self.1 += time;
+            self.0.handle(self.1, input);
+            let named = |output| match output {
+                DownloadOutput::AskLease { lacked, .. } => lacked,
+                _ => None,
+            };
+            core::iter::from_fn(|| self.0.poll()).filter_map(named).last()
+        }
+
         fn fetched(&mut self) -> Vec<u64> {
             let lease = crate::LeaseId::own(self.0.origin.own_serial);
             self.feed(DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete })
@@ -181,6 +202,20 @@ mod tests {
     fn what_nobody_fetched_yet_is_left_to_the_scheduler() {
         let mut bench = Bench::new(4 * BLOCK, false);
         assert_eq!(bench.wait(FAMINE * 2), []);
+    }
+
+    #[test]
+    fn scheduler_hears_what_is_starved_for_and_after_a_lie_at_once() {
+        let mut bench = Bench::new(0, false);
+        bench.feed(DownloadInput::NoLease { retry_after: Duration::ZERO });
+        assert_eq!(bench.named(ASK_PATIENCE / 2, DownloadInput::Tick), None, "something may come yet");
+        bench.feed(DownloadInput::NoLease { retry_after: ASK_PATIENCE });
+        let piece = bench.named(ASK_PATIENCE, DownloadInput::Tick).expect("nothing came");
+        let (lease, range) = (crate::LeaseId(1), bench.0.pieces.bytes_of(piece, piece));
+        bench.feed(DownloadInput::Lease { lease, range });
+        let ended = DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete };
+        let named = bench.named(Duration::from_millis(1), ended).expect("others lied");
+        assert_ne!(named, piece);
     }
 
     #[test]

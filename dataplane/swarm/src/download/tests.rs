@@ -361,7 +361,7 @@ fn lone_host_holds_several_leases_and_fetches_them_back_to_back() {
     let mut open = VecDeque::new();
     let mut serial = 0u32;
     let mut outputs = bench.wait(Duration::from_millis(2));
-    assert_eq!(outputs, vec![DownloadOutput::AskLease { bytes: 4 << 20, rate: 0, source_rate: None }]);
+    assert_eq!(outputs, vec![DownloadOutput::AskLease { bytes: 4 << 20, rate: 0, source_rate: None, lacked: None }]);
     loop {
         if asks(&outputs) == 1 && serial < 64 {
             let range = bench.range(serial * 16..(serial + 1) * 16);
@@ -638,8 +638,8 @@ impl Watch {
             DownloadOutput::Ban { neighbor } => assert!(self.up.remove(neighbor)),
             DownloadOutput::FetchOrigin { range, .. } | DownloadOutput::Originate { range, .. } => {
                 assert!(!range.is_empty() && range.end() <= geometry.length());
-                // A host that starves buys whole pieces: blocks that were here come again.
-                if let DownloadOutput::Originate { .. } = output {
+                // A host that starves fetches whole pieces: blocks that were here come again.
+                if matches!(output, DownloadOutput::Originate { .. }) || download.is_dry() {
                     let pieces = geometry.pieces_within(*range);
                     self.accepted.retain(|(piece, _)| !pieces.contains(&piece.0));
                 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hawker_proto::trust::{SignedAllowance, SignedLease};
-use hawker_proto::{Geometry, HostId, Stripes, TaskId};
+use hawker_proto::{Geometry, HostId, PieceIndex, Stripes, TaskId};
 use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
 
@@ -278,10 +278,17 @@ impl Director {
     }
 
     /// A shard asks for a lease: whoever answers for the task is asked.
-    pub(super) async fn on_ask_lease(&mut self, task: TaskId, bytes: u64, rate: u64, source_rate: Option<u64>) {
+    pub(super) async fn on_ask_lease(
+        &mut self,
+        task: TaskId,
+        bytes: u64,
+        rate: u64,
+        source_rate: Option<u64>,
+        lacked: Option<PieceIndex>,
+    ) {
         let Some(running) = self.tasks.get(&task) else { return };
         let host = self.parts.host;
-        let input = Input::AskLease { host, task, bytes, bytes_per_s: rate, source_bytes_per_s: source_rate };
+        let input = Input::AskLease { host, task, bytes, bytes_per_s: rate, source_bytes_per_s: source_rate, lacked };
         if !self.say(running.side, input) {
             self.tell_shard(task, ShardCommand::NoLease { task, retry_after: NO_LEASE_RETRY }).await;
         }

@@ -21,8 +21,8 @@ const UNLEASED: u64 = 1 << 63;
 impl Director {
     pub(super) async fn on_shard(&mut self, event: ShardEvent) {
         match event {
-            ShardEvent::AskLease { task, bytes, rate, source_rate } => {
-                self.on_ask_lease(task, bytes, rate, source_rate).await;
+            ShardEvent::AskLease { task, bytes, rate, source_rate, lacked } => {
+                self.on_ask_lease(task, bytes, rate, source_rate, lacked).await;
             }
             ShardEvent::LeaseDone { task, serial, upto, end } => self.on_lease_done(task, serial, upto, end),
             ShardEvent::FetchOrigin { task, serial, range } => self.on_fetch(task, serial, range).await,
