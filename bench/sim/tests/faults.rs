@@ -35,6 +35,19 @@ fn slow_dying_and_lying_hosts_leave_the_others_right() {
 }
 
 #[test]
+fn fast_hosts_do_not_wait_for_slow_ones() {
+    // 1.18-1.21; 1.40 and more where a host that two slow parents serve asks for no third.
+    let equal = Scenario::equal_hosts(100, 256 * MIB, 125_000_000 / 16);
+    let slow =
+        Scenario { slow_hosts: 20, slow_factor: 4, deaths: 5, deaths_until: equal.bound(), liars: 1, ..equal.clone() };
+    let report = run(&slow);
+    println!("{}", report.line(&slow));
+    assert_eq!((report.failed_hosts, report.dead_hosts, report.liars), (0, 5, 1), "{report}");
+    assert!(report.origin_ratio <= 1.10, "{report}");
+    assert!(report.fast_p99_s <= 1.35 * run(&equal).p99_s, "{report}");
+}
+
+#[test]
 fn liars_of_every_kind_cost_little() {
     let mut ratios = 0.0;
     for seed in 1..=3 {

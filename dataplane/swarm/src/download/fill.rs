@@ -6,8 +6,15 @@ use super::neighbor::{Neighbor, Run, Serving};
 use super::{Download, DownloadOutput};
 use crate::places::Held;
 
-/// A parent that needs this many times longer for a block than is usual is slow.
-const SLOW_FACTOR: u32 = 4;
+/// A parent that was silent for this many times as long as a block takes on average is slow.
+const SILENT_FACTOR: u32 = 4;
+/// ... and so is one that needs half as many times as long for a block as a good one: a wire a fourth as fast, of which
+/// another child may have half.
+const SLOW_HALVES: u32 = 7;
+
+/// Slow parents that do not count, at most: where all seem slow, the own wire is full, and more would fill it with what
+/// comes twice.
+const SLOW_MAX: u32 = 2;
 
 /// Places that a shard may hold whatever others do.
 const QUEUED_OF_SHARD: u32 = 2;
@@ -117,7 +124,8 @@ impl Download {
         if self.granted[side] + elsewhere < enough {
             return false;
         }
-        self.granted[side] >= self.config.granted_max || self.served(is_remote) + elsewhere >= enough
+        self.granted[side] + elsewhere >= enough.saturating_add(SLOW_MAX)
+            || self.served(is_remote) + elsewhere >= enough
     }
 
     /// Parents that serve us, without those that are slow.
@@ -125,11 +133,11 @@ impl Download {
         if self.granted[usize::from(is_remote)] == 0 {
             return 0;
         }
-        let typical = self.service.smoothed().unwrap_or(self.config.timeout_max) * SLOW_FACTOR;
+        let silent = self.service.smoothed().unwrap_or(self.config.timeout_max) * SILENT_FACTOR;
+        let slow = self.good_service.unwrap_or(self.config.timeout_max) * SLOW_HALVES / 2;
         let counts = |neighbor: &&Neighbor| match neighbor.serving {
             Serving::Now { block_at, .. } if neighbor.is_remote == is_remote => {
-                let service = neighbor.service.smoothed().unwrap_or_default().max(self.now.since(block_at));
-                service <= typical
+                neighbor.service.smoothed().unwrap_or_default() <= slow && self.now.since(block_at) <= silent
             }
             _ => false,
         };

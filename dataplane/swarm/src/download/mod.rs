@@ -21,6 +21,7 @@ mod tests;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use hawker_proto::{BLOCK_BYTES, BlockIndex, Geometry, Instant, PieceIndex, PieceMap};
 
@@ -59,6 +60,10 @@ pub struct Download {
     cancels: Vec<(NeighborId, PieceIndex)>,
     /// Time per block over all neighbors.
     service: TimeMeter,
+    /// That of neighbors that are not slow.
+    good_service: Option<Duration>,
+    /// Blocks that were timed.
+    samples: u32,
     rate: RateMeter,
     /// Of the grants, those that came without waiting in a queue.
     idle_slots: Frequency,
@@ -119,6 +124,8 @@ impl Download {
             outputs: VecDeque::new(),
             cancels: Vec::new(),
             service: TimeMeter::default(),
+            good_service: None,
+            samples: 0,
             rate: RateMeter::new(now),
             idle_slots: Frequency::default(),
             granted: [0; 2],

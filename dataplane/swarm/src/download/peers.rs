@@ -1,5 +1,6 @@
 //! What neighbors say and send. Nothing here trusts them: whatever makes no sense changes nothing.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use hawker_proto::{BlockIndex, PieceIndex, PieceMap};
@@ -15,6 +16,9 @@ const REST_MAX: Duration = Duration::from_secs(5);
 const LOSSES_MANY: u32 = 8;
 /// Pieces that a neighbor may have lost, without a block in between, before it is left alone: disks do rot.
 const GONES_MANY: u32 = 3;
+
+/// Blocks after which the neighbors are compared again.
+const GOOD_EVERY: u32 = 16;
 
 impl Download {
     pub(super) fn neighbor_up(&mut self, id: NeighborId, round_trip: Duration, is_remote: bool) {
@@ -281,7 +285,18 @@ impl Download {
             (neighbor.timeouts, neighbor.gones, neighbor.losses) = (0, 0, 0);
             neighbor.is_useful = true;
             self.service.add(sample);
+            self.samples += 1;
+            if self.samples.is_multiple_of(GOOD_EVERY) {
+                self.good_service = self.find_good_service();
+            }
         }
+    }
+
+    /// Time per block of a neighbor that is faster than three of four.
+    fn find_good_service(&self) -> Option<Duration> {
+        let mut times: Vec<Duration> = self.neighbors.iter().filter_map(|it| it.service.smoothed()).collect();
+        let quarter = times.len() / 4;
+        (!times.is_empty()).then(|| *times.select_nth_unstable(quarter).1)
     }
 
     pub(super) fn set_serving(&mut self, index: usize, serving: Serving) {
