@@ -457,6 +457,9 @@ impl Cluster {
         let entry = self.resolves.entry(source.key).or_default();
         if entry.known.as_ref().is_none_or(|old| old.valid_until < known.valid_until) && entry.active.is_none() {
             entry.known = Some(known);
+            // Those who waited for a connection need none now.
+            let wants = core::mem::take(&mut entry.waiters);
+            self.backlog.push_back(Work::Answer { wants });
             self.remember_key(task, source.key);
         }
     }

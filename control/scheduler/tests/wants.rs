@@ -4,6 +4,7 @@ mod world;
 
 use std::time::Duration;
 
+use hawker_proto::PieceMap;
 use hawker_proto::resolve::Digest;
 use hawker_scheduler::{ClusterConfig, Input, ResolveFailure, ToHost, WantId, WantKey};
 use world::{MIB, World, host_id, key_of, task_of};
@@ -183,4 +184,23 @@ fn resolves_beyond_the_origin_budget_wait_for_a_connection() {
     let failure = ResolveFailure { is_final: true, status: 404, text: String::new() };
     world.input(Input::ResolveFailed { host, want: WantId(1), failure });
     assert!(is_resolver(&world, 1, 3), "the next takes the place");
+}
+
+#[test]
+fn all_who_wait_for_a_connection_are_answered_by_who_knows_the_task() {
+    let mut world = World::new(ClusterConfig { origin_connections_max: 1, ..ClusterConfig::default() }, 100 * MIB);
+    let (busy, holder) = (world.join(1), world.join(2));
+    world.want(busy, 1, WantKey::Resolve(key_of(1)));
+    let waiters = [3, 4, 5].map(|index| world.join(index));
+    for host in waiters {
+        world.want(host, 2, WantKey::Resolve(key_of(2)));
+        assert!(matches!(world.heard(host)[..], [ToHost::Wait { .. }]));
+    }
+    // After a restart of the scheduler, hosts announce what they have while others want it already.
+    let have = PieceMap::full(world.geometry.piece_count());
+    world.agents.get_mut(&holder).unwrap().tasks.insert(task_of(2), have);
+    world.announce(holder, 2);
+    for host in waiters {
+        assert!(world.heard(host).iter().any(|message| matches!(message, ToHost::Ready { .. })), "{host:?}");
+    }
 }
