@@ -30,7 +30,7 @@ fn reader_in_order_never_waits_long() {
 
 #[test]
 fn lone_full_host_does_not_send_the_same_to_all() {
-    // 1.286-1.288; 1.81 when each request in two is for what all read next.
+    // 1.24-1.25; 1.81 when each request in two is for what all read next.
     for seed in 1..=3 {
         let equal = Scenario::equal_hosts(9, 4096 * MIB, 25 * GBIT);
         let report = simulate(&Scenario { seed, seeds: 1, ..equal });
@@ -77,7 +77,7 @@ fn eight_beside_a_full_host(seed: u64, slow_factor: u64, origin_bytes_per_s: u64
 
 #[test]
 fn nobody_is_slower_than_direct_beside_a_slow_full_host() {
-    // 1.06 in ten of twelve seeds, 1.14 and 1.19 in two: there the last piece of a host comes from the holder, which takes
+    // 1.06-1.07 in ten of twelve seeds, 1.14 and 1.19 in two: there the last piece of a host comes from the holder, which takes
     // 70 ms for one of 4 MiB. From the holder alone it would be 30.
     for seed in 1..=3 {
         let report = simulate(&eight_beside_a_full_host(seed, 25, 25 * GBIT));
