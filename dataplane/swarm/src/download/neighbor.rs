@@ -29,6 +29,8 @@ pub(super) struct Neighbor {
     pub(super) gones: u32,
     /// Grants of it of which nothing was wanted any more, since its last block.
     pub(super) losses: u32,
+    /// Grants that it took back, since its last block.
+    pub(super) revoked: u32,
     /// It said that others are before us.
     pub(super) has_queue: bool,
     pub(super) bad_blocks: u32,
@@ -82,6 +84,7 @@ impl Neighbor {
             timeouts: 0,
             gones: 0,
             losses: 0,
+            revoked: 0,
             has_queue: false,
             bad_blocks: 0,
             is_ignored: false,

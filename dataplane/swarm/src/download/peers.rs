@@ -16,6 +16,9 @@ const REST_MAX: Duration = Duration::from_secs(5);
 const LOSSES_MANY: u32 = 8;
 /// Pieces that a neighbor may have lost, without a block in between, before it is left alone: disks do rot.
 const GONES_MANY: u32 = 3;
+/// Grants that a neighbor may take back, without a block in between, before it is left alone: the first of them is the
+/// usual end of a grant.
+const REVOKED_MANY: u32 = 2;
 
 /// Blocks after which the neighbors are compared again.
 const GOOD_EVERY: u32 = 16;
@@ -148,6 +151,13 @@ impl Download {
         }
         self.set_serving(index, Serving::Later { since: self.now, is_stale: false });
         self.needs_fill = true;
+        // A grant makes us leave other queues. Whose grants bring nothing costs us our places there, again and again.
+        let revoked = self.neighbors[index].revoked.saturating_add(1);
+        self.neighbors[index].revoked = revoked;
+        if revoked >= REVOKED_MANY {
+            self.give_up(index);
+            self.rest(index, revoked - REVOKED_MANY + 1);
+        }
     }
 
     /// What waited there is on its way, unless somebody else is sending it and will not be beaten.
@@ -282,7 +292,7 @@ impl Download {
             *blocks_left = blocks_left.saturating_sub(1);
             (*heard, *block_at) = (now, now);
             neighbor.service.add(sample);
-            (neighbor.timeouts, neighbor.gones, neighbor.losses) = (0, 0, 0);
+            (neighbor.timeouts, neighbor.gones, neighbor.losses, neighbor.revoked) = (0, 0, 0, 0);
             neighbor.is_useful = true;
             self.service.add(sample);
             self.samples += 1;

@@ -290,6 +290,32 @@ fn parent_that_says_gone_again_and_again_is_asked_more_rarely() {
 }
 
 #[test]
+fn parent_that_takes_its_grants_back_is_left_alone() {
+    let mut bench = Bench::new(40);
+    bench.records();
+    bench.up(1);
+    bench.have_all(1);
+    let revoked = |bench: &mut Bench| {
+        let piece = bench.download.neighbors[0].runs[0].piece;
+        bench.feed(DownloadInput::Queued { neighbor: NeighborId(1), piece })
+    };
+    for round in 0..3 {
+        bench.granted(1);
+        assert_eq!(cancelled(&revoked(&mut bench), 1), [], "a grant ends");
+        bench.granted(1);
+        if round < 2 {
+            let piece = bench.download.neighbors[0].runs[0].piece;
+            bench.block(1, piece.0, 0);
+            continue;
+        }
+        let outputs = revoked(&mut bench);
+        assert!(!cancelled(&outputs, 1).is_empty() && requested(&outputs, 1).is_empty(), "two brought nothing");
+    }
+    assert_eq!(requested(&bench.wait(Duration::from_millis(199)), 1), []);
+    assert_ne!(requested(&bench.wait(Duration::from_millis(1)), 1), []);
+}
+
+#[test]
 fn bad_block_is_reported_once_and_banned_twice() {
     let mut bench = Bench::new(4);
     bench.records();
