@@ -206,16 +206,17 @@ impl Download {
     }
 
     /// The smallest range within `range` that holds all of its pieces that are worth fetching; they are ours now. With
-    /// `is_sale`, what neighbors have is not.
+    /// `is_sale`, what neighbors have is not, and what a slow source began to send is: it is sold but once, and whoever
+    /// sent it back would wait for the source.
     fn claim(&mut self, range: ByteRange, is_sale: bool) -> Option<ByteRange> {
         let pieces = self.pieces.geometry().pieces_within(range);
         let pieces = pieces.start..pieces.end.min(self.pieces.geometry().piece_count());
         let mut ends: Option<(PieceIndex, PieceIndex)> = None;
         // To whom nothing comes, nothing is on its way: blocks that are here come again, for a fetch is of whole pieces.
-        let is_dry = self.is_dry();
+        let is_slow = is_sale || self.is_dry();
         for piece in pieces.map(PieceIndex) {
             let is_on_its_way = self.pieces.find(piece).is_some_and(|active| {
-                active.received == active.all || !is_dry && active.received | active.assigned != 0
+                active.received == active.all || !is_slow && active.received | active.assigned != 0
             });
             let is_bought_by_others = is_sale && self.pieces.is_given(piece);
             let is_needless = is_on_its_way || is_bought_by_others;

@@ -23,6 +23,13 @@ fn source_rate(outputs: &[DownloadOutput]) -> Option<u64> {
     })
 }
 
+fn bought(outputs: &[DownloadOutput]) -> Option<ByteRange> {
+    outputs.iter().find_map(|output| match output {
+        DownloadOutput::FetchOrigin { range, .. } => Some(*range),
+        _ => None,
+    })
+}
+
 #[test]
 fn what_all_hosts_draw_from_the_sources_is_their_rate() {
     let mut bench = bench();
@@ -46,12 +53,19 @@ fn buyer_fetches_what_only_sources_have() {
     bench.have(OTHER, 8);
     let range = bench.range(8..16);
     let outputs = bench.feed(DownloadInput::Lease { lease: LeaseId(1), range });
-    let fetched = outputs.iter().find_map(|output| match output {
-        DownloadOutput::FetchOrigin { range, .. } => Some(*range),
-        _ => None,
-    });
-    let fetched = fetched.expect("sources count for nothing");
+    let fetched = bought(&outputs).expect("sources count for nothing");
     assert!(fetched.start() > range.start() && fetched.end() == range.end(), "{fetched:?}");
+}
+
+#[test]
+fn what_a_source_began_to_send_is_bought_nevertheless() {
+    let mut bench = bench();
+    let asked = requested(&bench.granted(FULL), FULL)[0];
+    assert!(source_rate(&bench.wait(60 * MS)).is_some());
+    let range = bench.range(asked..asked + 1);
+    let outputs = bench.feed(DownloadInput::Lease { lease: LeaseId(1), range });
+    assert_eq!(bought(&outputs), Some(range), "it is sold once");
+    assert_eq!(cancelled(&outputs, FULL), [asked]);
 }
 
 #[test]
