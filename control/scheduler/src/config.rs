@@ -28,7 +28,8 @@ pub struct ClusterConfig {
     /// How long an ask for a lease may wait in line.
     pub ask_hold: Duration,
     /// In the first half minute of a scheduler's life, no lease is given of a task that was announced until for so
-    /// long nobody more has announced it (at most [`SETTLE_MAX`]): what other hosts have must not be fetched twice.
+    /// long nobody more has announced it (at most [`SETTLE_MAX`]): what other hosts have must not be fetched twice. What is
+    /// leased although some host has it, because the origin is faster, does not wait.
     pub settle: Duration,
 }
 

@@ -171,7 +171,10 @@ impl Cluster {
     pub(crate) fn update_hunger(&mut self, task: Slot<Task>) {
         let row = &self.tasks[task];
         let Some(origin) = row.origin else { return };
-        let is_hungry = !row.asks.is_empty() && row.free_count() > 0 && row.settle.is_none() && !row.is_changed;
+        // For a sale more announcements change nothing: it is of what some host has, and whoever asks has measured that
+        // its neighbors hold it up.
+        let is_settled = row.settle.is_none() || matches!(row.pieces, Tracking::Sale(_));
+        let is_hungry = !row.asks.is_empty() && row.free_count() > 0 && is_settled && !row.is_changed;
         let hungry = &mut self.origins[origin].hungry;
         if is_hungry {
             hungry.insert(task);

@@ -61,6 +61,22 @@ fn what_a_faster_origin_has_is_sold_once() {
 }
 
 #[test]
+fn new_scheduler_sells_without_waiting_for_more_announcements() {
+    let (mut world, [first, second, _], full) = world();
+    world.restart(ClusterConfig::default(), 2);
+    for index in [9, 0, 1] {
+        world.join(index);
+    }
+    for host in [full, first, second] {
+        world.announce(host, 1);
+    }
+    world.ask(first, 1);
+    assert!(is_refused(&world, first));
+    world.ask_to_buy(second, 1, 10 * MIB);
+    assert_eq!(world.last_lease(second).map(ByteRange::start), Some(0));
+}
+
+#[test]
 fn nothing_is_sold_by_an_origin_that_is_hardly_faster() {
     let (mut world, [first, second, _], _) = world();
     probe(&mut world, first, 12 * MIB);
