@@ -67,34 +67,33 @@ fn lone_host_far_from_the_origin_fills_its_link() {
     assert!(report.makespan_ratio <= 1.70, "{report}");
 }
 
-/// Eight hosts at 25 Gbit/s, and one that has the task, slower by `slow_factor`.
+/// Eight hosts at 25 Gbit/s, and one that has the task, slower by `slow_factor`. The scheduler has just started.
 fn eight_beside_a_full_host(seed: u64, slow_factor: u64, origin_bytes_per_s: u64) -> Scenario {
-    let mut scenario = Scenario::equal_hosts(9, 4096 * MIB, 25 * GBIT);
-    // A scheduler that is not just up: a new one waits for announcements before it leases anything.
-    scenario.cluster.settle = Duration::ZERO;
-    Scenario { seed, seeds: 1, slow_seeds: 1, slow_factor, origin_bytes_per_s, ..scenario }
+    let equal = Scenario::equal_hosts(9, 4096 * MIB, 25 * GBIT);
+    Scenario { seed, seeds: 1, slow_seeds: 1, slow_factor, origin_bytes_per_s, ..equal }
 }
 
 #[test]
 fn nobody_is_slower_than_direct_beside_a_slow_full_host() {
-    // 1.06-1.07 in ten of twelve seeds, 1.14 and 1.19 in two: there the last piece of a host comes from the holder, which takes
-    // 70 ms for one of 4 MiB. From the holder alone it would be 30.
-    for seed in 1..=3 {
+    // Seeds 1-60: 1.06-1.07. From the holder alone it would be 30. Where a host sent back what the holder had
+    // begun to send, the last piece came from the holder in one seed of seven: 1.10-1.19. Where sales wait for
+    // announcements 1.24.
+    for seed in 1..=12 {
         let report = simulate(&eight_beside_a_full_host(seed, 25, 25 * GBIT));
-        assert!(report.makespan_ratio <= 1.20 && report.origin_ratio <= 1.02, "{report}");
-        assert!(report.p50_s <= 1.12 * report.bound_s, "{report}");
+        assert!(report.makespan_ratio <= 1.10 && report.origin_ratio <= 1.02, "{report}");
         assert!(report.origin_repeated_ratio <= 0.0, "a range is sold once: {report}");
     }
 }
 
 #[test]
 fn lone_host_beside_slow_full_hosts_buys_what_it_lacks() {
-    // 1.27 of a transfer of 0.4 s; 2.70 from the four holders alone.
-    let equal = Scenario::equal_hosts(5, 512 * MIB, 10 * GBIT);
-    let mut scenario = Scenario { seeds: 4, slow_seeds: 4, slow_factor: 10, ..equal };
-    scenario.cluster.settle = Duration::ZERO;
-    let report = simulate(&scenario);
-    assert!(report.makespan_ratio <= 1.40 && report.origin_ratio <= 0.80, "{report}");
+    // Seeds 1-60: 1.13-1.14 of a transfer of 0.4 s; 1.27-1.34 when the holders are asked for any piece, because a range
+    // that is bought is fetched with what came of it meanwhile; 2.70 from the four holders alone.
+    for seed in 1..=3 {
+        let equal = Scenario::equal_hosts(5, 512 * MIB, 10 * GBIT);
+        let report = simulate(&Scenario { seed, seeds: 4, slow_seeds: 4, slow_factor: 10, ..equal });
+        assert!(report.makespan_ratio <= 1.20 && report.origin_ratio <= 0.80, "{report}");
+    }
 }
 
 #[test]

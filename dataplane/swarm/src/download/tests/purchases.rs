@@ -8,7 +8,11 @@ const MS: Duration = Duration::from_millis(1);
 
 /// A neighbor that has all 64 pieces of a block, and one that has none.
 fn bench() -> Bench {
-    let mut bench = Bench::new(64);
+    bench_of(64)
+}
+
+fn bench_of(pieces: u64) -> Bench {
+    let mut bench = Bench::new(pieces);
     bench.records();
     bench.up(FULL);
     bench.up(OTHER);
@@ -66,6 +70,27 @@ fn what_a_source_began_to_send_is_bought_nevertheless() {
     let outputs = bench.feed(DownloadInput::Lease { lease: LeaseId(1), range });
     assert_eq!(bought(&outputs), Some(range), "it is sold once");
     assert_eq!(cancelled(&outputs, FULL), [asked]);
+}
+
+#[test]
+fn source_is_asked_for_what_is_bought_last() {
+    let mut bench = bench_of(256);
+    bench.granted(FULL);
+    assert!(source_rate(&bench.wait(60 * MS)).is_some());
+    let range = bench.range(0..8);
+    bench.feed(DownloadInput::Lease { lease: LeaseId(1), range });
+    let next = |bench: &mut Bench| {
+        let first = bench.download.neighbors[0].runs[0].piece.0;
+        let asked = requested(&bench.block(FULL, first, 0), FULL);
+        bench.stored(first);
+        asked
+    };
+    let asked: Vec<u32> = (0..32).flat_map(|_| next(&mut bench)).take(32).collect();
+    assert!(asked.len() == 32 && asked.iter().all(|piece| *piece >= 192), "{asked:?}");
+    bench.feed(DownloadInput::OriginEnded { lease: LeaseId(1), outcome: OriginOutcome::Complete });
+    bench.feed(DownloadInput::NoLease { retry_after: MS });
+    let asked: Vec<u32> = (0..32).flat_map(|_| next(&mut bench)).collect();
+    assert!(asked.iter().any(|piece| *piece < 128), "nothing is bought any more: {asked:?}");
 }
 
 #[test]
