@@ -19,7 +19,7 @@ impl Cluster {
         let is_at_hosts = row.is_fetched() || matches!(row.pieces, Tracking::Sale(_));
         let is_possible = row.has_ranges && !row.is_changed && row.settle.is_none() && row.leases.len() < PARALLEL_MAX;
         let is_trusted = wisher.is_running && !wisher.is_refused && !wisher.is_stale && self.cools_for(peer) == 0;
-        let is_vacant = self.origins[origin].connections < self.config.origin_connections_max;
+        let is_vacant = self.vacant_connections(origin) > 0;
         if !(is_at_hosts && is_possible && is_trusted && is_vacant && self.is_origin_open(origin)) {
             return false;
         }

@@ -50,6 +50,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const RETRY_REFUSED: Duration = Duration::from_secs(60);
 /// An origin may ask for so much quiet.
 const QUIET_MAX: Duration = Duration::from_secs(60);
+/// What an agent says when the origin did not.
+const QUIET_SHORT: Duration = Duration::from_secs(1);
 /// Asks refused at a time.
 const REFUSALS_PER_STEP: usize = 32;
 /// Tasks of one origin looked at per event.
@@ -215,10 +217,11 @@ impl Cluster {
     }
 
     fn give_out(&mut self, origin: Slot<Origin>) {
-        let vacant = self.config.origin_connections_max.saturating_sub(self.origins[origin].connections);
-        let resolves = (0..vacant).take_while(|_| self.next_resolve(origin)).count();
+        let vacant = self.vacant_connections(origin);
         // They take their connections a moment later, with the backlog.
-        let connections_max = self.config.origin_connections_max.saturating_sub(u32::try_from(resolves).unwrap_or(0));
+        let resolves = (0..vacant).take_while(|_| self.next_resolve(origin)).count();
+        let left = vacant - u32::try_from(resolves).unwrap_or(vacant);
+        let connections_max = self.origins[origin].connections + left;
         loop {
             if self.origins[origin].connections >= connections_max || self.origins[origin].hungry.is_empty() {
                 return;
@@ -240,6 +243,11 @@ impl Cluster {
                 return;
             }
         }
+    }
+
+    /// Leases and resolves that the origin may be asked for beside those that are open.
+    pub(crate) fn vacant_connections(&self, origin: Slot<Origin>) -> u32 {
+        self.origins[origin].vacant(self.config.origin_connections_max)
     }
 
     /// Whether the origin takes requests now; if not, a timer is set for when it does.
@@ -435,6 +443,7 @@ impl Cluster {
                     row.at_least(lease.bytes, self.now.since(at));
                 }
                 row.patience = 0;
+                row.fetched(self.now);
             }
         }
         let known_rest = outcome != LeaseOutcome::Returned;
@@ -444,15 +453,17 @@ impl Cluster {
             // It has the rest already, or its neighbors do: then that is held by somebody who has not said so yet.
             // Leased again at once, it would come back at once, from one host after another.
             LeaseOutcome::Returned => self.clear_doubt(task),
-            LeaseOutcome::Failed { retry_after } => self.lease_failed(peer, retry_after),
+            LeaseOutcome::Failed { retry_after } => self.lease_failed(peer, retry_after, upto <= lease.start),
             LeaseOutcome::Refused => self.peers[peer].is_refused = true,
             LeaseOutcome::Changed => self.origin_changed(task),
         }
         self.pump_task(task);
     }
 
-    /// The holder cools down, so that its lease goes to another; the origin has its quiet when it asked for it.
-    fn lease_failed(&mut self, peer: Slot<Peer>, retry_after: Duration) {
+    /// The holder cools down, so that its lease goes to another; the origin has its quiet when it asked for it. One that
+    /// serves others, and does not ask for long, has only too many connections: then fewer are enough, for a quiet that
+    /// each refusal begins anew would leave it idle.
+    fn lease_failed(&mut self, peer: Slot<Peer>, retry_after: Duration, is_empty: bool) {
         self.counters.leases_failed += 1;
         let seconds = self.seconds();
         let row = &mut self.peers[peer];
@@ -461,7 +472,9 @@ impl Cluster {
         row.cool_until_s = u32::try_from(seconds.saturating_add(backoff)).unwrap_or(u32::MAX);
         if let Some(origin) = self.tasks[row.task].origin.filter(|_| !retry_after.is_zero()) {
             let row = &mut self.origins[origin];
-            row.quiet_until = row.quiet_until.max(self.now + retry_after.min(QUIET_MAX));
+            if !(is_empty && retry_after <= QUIET_SHORT && row.refused(self.now)) {
+                row.quiet_until = row.quiet_until.max(self.now + retry_after.min(QUIET_MAX));
+            }
         }
     }
 

@@ -17,6 +17,10 @@ const WINDOW: Duration = Duration::from_millis(750);
 /// Shortest span over which a rate is measured. Leases report in lumps of a fifth of a second.
 const MEASURE_MIN: Duration = Duration::from_millis(400);
 
+/// How long one connection more is not tried after a refusal; doubled by each further one.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+const REFUSALS_MAX: u32 = 6;
+
 /// One `scheme://host:port`, for all tasks from there.
 #[derive(Debug)]
 pub(crate) struct Origin {
@@ -29,6 +33,11 @@ pub(crate) struct Origin {
     pub(crate) outstanding: u64,
     /// It asked for quiet until then.
     pub(crate) quiet_until: Instant,
+    /// Connections that it served when it refused one more.
+    served_max: Option<u32>,
+    refusals: u32,
+    /// One more is not tried before.
+    try_at: Instant,
     /// Tasks that have free pieces and asks for them, and where the next round among them begins.
     pub(crate) hungry: BTreeSet<Slot<Task>>,
     pub(crate) next_task: Slot<Task>,
@@ -58,6 +67,9 @@ impl Origin {
             leases: 0,
             outstanding: 0,
             quiet_until: Instant::ZERO,
+            served_max: None,
+            refusals: 0,
+            try_at: Instant::ZERO,
             hungry: BTreeSet::new(),
             next_task: Slot::new(0),
             resolves: VecDeque::new(),
@@ -70,6 +82,30 @@ impl Origin {
             measured_bytes: 0,
             tokens: signed(bytes_per_s),
             refilled_at: now,
+        }
+    }
+
+    /// Connections that may be opened now, where `most` may be open.
+    pub(crate) fn vacant(&self, most: u32) -> u32 {
+        self.served_max.map_or(most, |served| most.min(served)).saturating_sub(self.connections)
+    }
+
+    /// It answered a request with a failure and no byte. True when that was one too many: it serves others.
+    pub(crate) fn refused(&mut self, now: Instant) -> bool {
+        if self.connections == 0 {
+            return false;
+        }
+        self.served_max = Some(self.connections);
+        self.try_at = now + REFUSAL_WAIT * (1 << self.refusals);
+        self.refusals = (self.refusals + 1).min(REFUSALS_MAX);
+        true
+    }
+
+    /// A lease was fetched: it may serve more by now.
+    pub(crate) fn fetched(&mut self, now: Instant) {
+        if let Some(served) = self.served_max.as_mut().filter(|_| self.try_at <= now) {
+            *served = served.saturating_add(1);
+            self.try_at = now + REFUSAL_WAIT * (1 << self.refusals);
         }
     }
 

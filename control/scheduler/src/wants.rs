@@ -168,7 +168,7 @@ impl Cluster {
             self.fail_want(host, want, failure("the want names no origin"), None);
             return;
         };
-        if self.origins[origin].connections >= self.config.origin_connections_max {
+        if self.vacant_connections(origin) == 0 {
             self.stand_in_line(host, want, key);
             self.queue_resolve(origin, key);
             self.tell_wait(host, want);

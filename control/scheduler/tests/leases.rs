@@ -94,6 +94,40 @@ fn origin_that_asks_for_quiet_gets_it() {
     assert!(world.last_lease(hosts[1]).is_some());
 }
 
+/// Four of eight hosts fetch, the last of them is refused at once, and the fifth stands in line.
+fn refused_beside_three(retry_after: Duration) -> (World, Vec<HostId>, u64) {
+    let mut world = world_of(200 * MIB);
+    let hosts = swarm(&mut world, 8);
+    hosts[1..4].iter().for_each(|host| world.ask(*host, 1));
+    let start = world.last_lease(hosts[3]).unwrap().start();
+    world.lease_done(hosts[3], Some(start), LeaseOutcome::Failed { retry_after });
+    world.ask(hosts[4], 1);
+    assert_eq!(world.last_lease(hosts[4]), None);
+    (world, hosts, start)
+}
+
+#[test]
+fn origin_that_refuses_one_too_many_serves_as_many_as_before() {
+    let (mut world, hosts, start) = refused_beside_three(Duration::from_secs(1));
+    world.lease_done(hosts[0], None, LeaseOutcome::Complete);
+    assert_eq!(world.last_lease(hosts[4]).map(ByteRange::start), Some(start), "the third, without a quiet");
+    world.ask(hosts[5], 1);
+    assert_eq!(world.last_lease(hosts[5]), None);
+    world.advance(Duration::from_millis(1001));
+    world.lease_done(hosts[1], None, LeaseOutcome::Complete);
+    world.ask(hosts[6], 1);
+    assert!(world.last_lease(hosts[5]).is_some() && world.last_lease(hosts[6]).is_some(), "a fourth is tried");
+}
+
+#[test]
+fn quiet_that_is_asked_for_is_kept_though_others_are_served() {
+    let (mut world, hosts, _) = refused_beside_three(Duration::from_millis(1500));
+    world.lease_done(hosts[0], None, LeaseOutcome::Complete);
+    assert_eq!(world.last_lease(hosts[4]), None);
+    world.advance(Duration::from_millis(1501));
+    assert!(world.last_lease(hosts[4]).is_some());
+}
+
 #[test]
 fn changed_content_is_leased_no_more_and_resolved_anew() {
     let mut world = world_of(200 * MIB);
