@@ -60,6 +60,17 @@ fn no_lease_of_a_slow_origin_runs_out_while_it_moves() {
 }
 
 #[test]
+fn idle_parents_do_not_all_send_the_same() {
+    // Pieces of two blocks, one every five seconds: waste 0.000-0.010; 0.50 where a block that takes 50 ms is asked of the
+    // next idle parent too, whether that one would be sooner or not.
+    // One seed, because it takes seconds.
+    let equal = Scenario::equal_hosts(8, 512 * MIB, GBIT / 10);
+    let time_max = Duration::from_secs(20_000);
+    let report = simulate(&Scenario { seed: 2, origin_bytes_per_s: 100_000, time_max, ..equal });
+    assert!(report.waste <= 0.03 && report.makespan_ratio <= 1.01, "{report}");
+}
+
+#[test]
 fn lone_host_far_from_the_origin_fills_its_link() {
     // 1.55; 2.04 when a connection carries two blocks at a time, however long their way is.
     let scenario = Scenario { latency: Duration::from_millis(20), ..Scenario::equal_hosts(1, 256 * MIB, GBIT) };

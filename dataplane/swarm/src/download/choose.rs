@@ -161,12 +161,13 @@ impl Download {
         Some((piece, first_run(open, self.config.run_blocks_max)))
     }
 
-    /// A place in the queue for blocks that somebody else takes long to send: whether they are taken over is decided
-    /// when the grant comes.
+    /// A place in the queue for blocks that somebody else takes long to send, where this one may win: whether they are
+    /// taken over is decided when the grant comes, and by then a parent without a queue has sent the first of them.
     fn hedge(&self, index: usize) -> Option<(PieceIndex, u64)> {
         let (from, piece, eta) = self.worst(index, true)?;
         let blocks = first_run(self.neighbors[from].asked(piece), self.config.run_blocks_max);
-        (eta >= self.config.hedge_after).then_some((piece, blocks))
+        let eta_here = self.neighbors[index].eta_of_more(blocks.count_ones(), self.service, &self.config);
+        (eta >= self.config.hedge_after && eta_here * 2 < eta).then_some((piece, blocks))
     }
 
     /// The neighbor and the piece of the worst time of arrival, of the pieces that this neighbor has and was not
