@@ -25,9 +25,6 @@ use crate::rng::Rng;
 const QUIET_MIN: Duration = Duration::from_millis(500);
 /// ... and not shorter than so many pieces take at this host's rate: eight may be on their way at the same time.
 const QUIET_PIECES: u64 = 16;
-/// Hosts that fetch without a scheduler, about: more would share the origin's wire, each take longer for a piece, and
-/// more often fetch what another one is fetching.
-const ORIGINATORS: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct Origin {
@@ -50,10 +47,6 @@ pub(super) struct Origin {
     is_originating: bool,
     /// Pieces that nobody had at the last look.
     orphans_seen: u32,
-    /// Pieces that others brought while this host fetches one of its own: about as many hosts fetch.
-    brought: u32,
-    /// Behind the last piece fetched without a lease.
-    next_own: Option<PieceIndex>,
     pub(super) allowance: u64,
     pub(super) allowance_used: u64,
     pub(super) own_serial: u64,
@@ -88,8 +81,6 @@ impl Origin {
             away_until: None,
             is_originating: false,
             orphans_seen: 0,
-            brought: 0,
-            next_own: None,
             allowance: 0,
             allowance_used: 0,
             own_serial: 0,
@@ -134,25 +125,13 @@ impl Download {
     /// Somebody fetches what nobody had: there is no need for one more.
     fn watch_others(&mut self) {
         let orphans = self.pieces.orphans().len();
-        let found = self.origin.orphans_seen.saturating_sub(orphans);
+        let is_found = orphans < self.origin.orphans_seen;
         self.origin.orphans_seen = orphans;
-        if self.origin.is_originating {
-            self.origin.brought = self.origin.brought.saturating_add(found);
-        } else if found > 0 {
-            self.wait_for_others();
+        if is_found && !self.origin.is_originating {
+            let until = self.now + self.jittered(self.quiet());
+            self.origin.away_until = self.origin.away_until.max(Some(until));
+            self.wake(until);
         }
-    }
-
-    fn wait_for_others(&mut self) {
-        let until = self.now + self.jittered(self.quiet());
-        self.origin.away_until = self.origin.away_until.max(Some(until));
-        self.wake(until);
-    }
-
-    /// So many fetch that this host had better stop: each does with a chance that leaves about `ORIGINATORS`.
-    fn is_crowded(&mut self) -> bool {
-        let brought = self.origin.brought;
-        self.origin.own_serial > 0 && brought > ORIGINATORS && self.origin.rng.below(brought) >= ORIGINATORS
     }
 
     fn quiet(&self) -> Duration {
@@ -361,25 +340,16 @@ impl Download {
         }
     }
 
-    /// Fetches a piece that nobody has, under the allowance: one at a time, because others see it only when it is here.
-    /// Others do the same without asking each other, and see what this host has only after a while, so it starts at a
-    /// random piece and goes on behind it: two that are apart stay apart.
+    /// Fetches a piece that nobody has, under the allowance: a random one, because others do the same without asking
+    /// each other, and two should rarely fetch the same; one at a time, because others see it only when it is here.
     fn originate(&mut self) {
         let left = self.origin.allowance.saturating_sub(self.origin.allowance_used);
         let piece_bytes = u64::from(self.pieces.geometry().piece_bytes());
         if left < piece_bytes {
             return;
         }
-        if self.origin.is_originating && self.is_crowded() {
-            self.origin.is_originating = false;
-            self.wait_for_others();
-            return;
-        }
-        let next = self.origin.next_own.filter(|piece| self.pieces.orphans().contains(*piece));
-        let Some(piece) = next.or_else(|| self.random_orphan()) else { return };
+        let Some(piece) = self.random_orphan() else { return };
         self.origin.is_originating = self.buy(piece);
-        self.origin.next_own = Some(PieceIndex(piece.0 + 1));
-        (self.origin.brought, self.origin.orphans_seen) = (0, self.pieces.orphans().len());
     }
 
     /// How many pieces from `first` on only the origin has, up to `count_max`.

@@ -534,28 +534,6 @@ fn others_wait_as_long_as_somebody_fetches() {
 }
 
 #[test]
-fn host_without_a_scheduler_stops_where_many_fetch() {
-    let mut bench = Bench::new(1024);
-    bench.up(0);
-    bench.records();
-    bench.feed(DownloadInput::Allowance { bytes: 400 * BLOCK });
-    bench.feed(DownloadInput::Scheduler { is_connected: false });
-    let mut outputs = bench.wait(Duration::from_secs(4));
-    let mut starts = Vec::new();
-    for brought in [0, 8, 400] {
-        let [DownloadOutput::Originate { lease, range }] = outputs[..] else { panic!("{outputs:?}") };
-        starts.push(range.start());
-        let others = bench.download.pieces.orphans().iter().collect::<Vec<_>>().into_iter().rev().take(brought);
-        others.for_each(|piece| drop(bench.have(0, piece.0)));
-        outputs = bench.feed(DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
-    }
-    assert_eq!(starts, [0, 1, 2].map(|nth| starts[0] + nth * BLOCK), "behind each other");
-    assert_eq!(outputs, [], "hundreds fetch");
-    let outputs = bench.wait(Duration::from_secs(4));
-    assert!(matches!(outputs[..], [DownloadOutput::Originate { .. }]), "they stopped too: {outputs:?}");
-}
-
-#[test]
 fn fetch_ends_when_neighbors_have_the_rest() {
     let mut bench = Bench::new(16);
     bench.up(0);
