@@ -10,6 +10,8 @@ pub mod lab;
 pub mod nginx;
 pub mod origin;
 pub mod process;
+pub mod scripted;
+pub mod tls;
 pub mod workspace;
 
 use std::io::Write;

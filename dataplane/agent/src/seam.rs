@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawker_proto::hash::{ChainingValue, Root};
+use hawker_proto::http1::{OriginAnswer, ResponseHead};
 use hawker_proto::identity::PublicKey;
 use hawker_proto::trust::{SignedAllowance, SignedLease};
 use hawker_proto::{ByteRange, Geometry, HostId, PieceIndex, Stripes, TaskId};
@@ -15,6 +16,7 @@ use hawker_scheduler::Neighbor;
 use hawker_storage::{CreateError, File, SealError, SpoolError, SpoolId, TaskMeta, TaskSummary, Usage, WriteMode};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::control::validators::ValidatorSet;
 use crate::rates::Bucket;
 use crate::share::SharedTask;
 
@@ -30,8 +32,8 @@ pub struct OriginSpec {
     pub url: String,
     /// The caller's headers, sent to the URL's own host only.
     pub headers: Vec<(String, String)>,
-    /// `If-Match` / `If-Range` value that pins leased fetches to the version that was resolved.
-    pub validator: Option<String>,
+    /// What the resolve's answer named the version by: leased fetches are pinned to it.
+    pub validators: ValidatorSet,
     /// False when the origin ignores Range: one stream from byte 0, no parallel leases.
     pub is_range_ok: bool,
     /// The literal address of a plain-http origin that answers without redirect, so that shards may fetch from it;
@@ -46,15 +48,43 @@ impl std::fmt::Debug for OriginSpec {
     }
 }
 
+impl OriginSpec {
+    /// Whether `answer` is about other content than the `length` bytes that were resolved. Asked of every answer:
+    /// an origin may ignore conditions, and then says it in its head at most.
+    #[must_use]
+    pub fn is_contradicted(&self, length: u64, answer: &OriginAnswer, head: &ResponseHead) -> bool {
+        let is_other = |total: Option<u64>| total.is_some_and(|total| total != length);
+        match answer {
+            OriginAnswer::Partial { total, .. } => is_other(*total) || self.validators.differ(head),
+            // An answer that ignores Range must say that it does not ignore the condition for another version.
+            OriginAnswer::Whole { length } => is_other(*length) || !self.validators.confirm(head),
+            _ => false,
+        }
+    }
+}
+
 /// How a fetch of a leased range ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OriginEnd {
     /// Every byte of the range arrived.
     Complete,
     /// It broke, stalled or was throttled; the rest may be tried after a pause.
-    Failed { retry_after: Duration },
+    Failed { retry_after: Duration, trouble: Trouble },
     /// The origin says no (4xx, changed content, nonsense): trying again is useless.
     Refused { status: u16 },
+}
+
+/// Why a fetch failed that may do better later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// None of the origin's: it was stopped.
+    Stopped,
+    /// The origin answered this status.
+    Status(u16),
+    /// No connection, or one that broke.
+    Broken,
+    /// Nothing came for so long.
+    Silent(Duration),
 }
 
 /// Work for the keeper: the shard that owns the store. Every request is answered on its channel.

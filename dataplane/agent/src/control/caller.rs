@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::origin::OriginError;
 use super::origin::{hint, meaning};
+use crate::seam::Trouble;
 use crate::share::SharedTask;
 
 /// Events that wait for a caller.
@@ -137,6 +138,20 @@ impl Failure {
             status => format!("{host} answers {status}{}", meaning(status)),
         };
         Self { code: code::ORIGIN_REFUSED, message, hint: hint(status).to_owned() }
+    }
+
+    /// An origin that failed so again and again.
+    pub(crate) fn trouble(host: &str, trouble: Trouble) -> Option<Self> {
+        let host = host.to_owned();
+        match trouble {
+            Trouble::Stopped => None,
+            Trouble::Status(status) => Some(Self::from(&OriginError::Busy { host, status, retry_after: None })),
+            Trouble::Broken => {
+                let reason = "it ended too early".to_owned();
+                Some(Self::from(&OriginError::Broken { host, reason }))
+            }
+            Trouble::Silent(waited) => Some(Self::from(&OriginError::Timeout { host, waited })),
+        }
     }
 
     pub(crate) fn disk_full(message: impl Into<String>) -> Self {

@@ -10,13 +10,13 @@ use hawker_proto::http1::{
 };
 use hawker_proto::trust::{SignedAllowance, SignedLease};
 use hawker_proto::url::Url;
-use hawker_proto::{ByteRange, Instant, TaskId};
+use hawker_proto::{BLOCK_BYTES, ByteRange, Instant, TaskId};
 use hawker_ring::{Block, Body, File, Op, Outcome, Received, Strategy, TailBuf, Token};
 use hawker_swarm::{DownloadInput, LeaseId, OriginOutcome};
 
 use super::{Purpose, SLAB_PAUSE, Shard};
 use crate::rates::take_all;
-use crate::seam::{DownloadError, OriginEnd, OriginSpec, ShardEvent};
+use crate::seam::{DownloadError, OriginEnd, OriginSpec, ShardEvent, Trouble};
 use crate::share::Source;
 
 /// No first byte after this long: the range goes elsewhere.
@@ -25,10 +25,20 @@ const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(10);
 const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after a failure that says nothing of when to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const BROKEN: OriginEnd = OriginEnd::Failed { retry_after: RETRY_AFTER, trouble: Trouble::Broken };
+/// The lease ran out first: the rest goes elsewhere at once. It counts as a failure all the same, or an origin that is
+/// silent for longer than its leases live would be asked for ever.
+const EXPIRED: OriginEnd = OriginEnd::Failed { retry_after: Duration::ZERO, trouble: Trouble::Silent(STALL_LIMIT) };
 /// How often a fetch's progress is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of a response head taken at once.
 const HEAD_STEP_BYTES: usize = 8 * 1024;
+/// Bytes of a body asked for at once until the origin has shown its pace: a stall is seen by what did not come, so a
+/// slow origin is asked for little at a time.
+const STEP_BYTES_MIN: usize = 4 * 1024;
+const STEP_BYTES_FIRST: usize = 16 * 1024;
+/// A step that took so long is followed by a smaller one; one that took less than a tenth of it by a whole block.
+const STEP_LONG: Duration = Duration::from_secs(1);
 /// Idle connections kept for the next lease, and for how long.
 const IDLE_SOCKETS_MAX: usize = 16;
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
@@ -74,6 +84,9 @@ pub(super) struct Fetch {
     inbox: Vec<u8>,
     /// Length of the block on its way.
     length: usize,
+    /// Of it, asked for at once.
+    step_bytes: usize,
+    step_began: Instant,
     token: Option<u64>,
     deadline: Instant,
     reported: Instant,
@@ -145,6 +158,8 @@ impl Shard {
             state: State::Connecting,
             inbox: Vec::new(),
             length: 0,
+            step_bytes: STEP_BYTES_FIRST,
+            step_began: self.now,
             token: None,
             deadline: self.now + FIRST_BYTE_LIMIT,
             reported: self.now,
@@ -162,6 +177,7 @@ impl Shard {
         let address = fetch.address;
         let idle = self.idle_sockets.iter().position(|idle| idle.address == address).filter(|_| may_reuse);
         fetch.is_reused = idle.is_some();
+        fetch.inbox.clear();
         if let Some(index) = idle {
             fetch.socket = Some(self.idle_sockets.swap_remove(index).socket);
             self.send_request(id);
@@ -215,7 +231,7 @@ impl Shard {
             return;
         }
         tracing::debug!(%error, "an origin's connection failed");
-        self.end_fetch(id, OriginEnd::Failed { retry_after: RETRY_AFTER });
+        self.end_fetch(id, BROKEN);
     }
 
     fn receive_head(&mut self, id: u64) {
@@ -238,11 +254,16 @@ impl Shard {
             self.on_fetch_error(id, &error);
             return;
         }
-        fetch.deadline = now + STALL_LIMIT;
         match (fetch.state, block) {
-            (State::Body, Some((block, _))) => {
+            (State::Body, Some((block, range))) => {
+                fetch.deadline = now + STALL_LIMIT;
                 let length = fetch.length;
-                self.on_origin_block(id, block, length);
+                fetch.step_bytes = next_step(fetch.step_bytes, now.since(fetch.step_began));
+                if range.end < length {
+                    self.receive_body(id, block, range.end);
+                } else {
+                    self.on_origin_block(id, block, length);
+                }
             }
             _ => {
                 fetch.inbox.extend_from_slice(tail);
@@ -261,9 +282,15 @@ impl Shard {
                     self.parse_answer(id);
                     return;
                 }
-                match judge(fetch, &head) {
+                let Some(driver) = self.downloads.get(&fetch.task) else {
+                    self.fetches.remove(&id);
+                    return;
+                };
+                let length = driver.task.geometry().length();
+                match judge(fetch, length, &head) {
                     None => {
                         fetch.is_reusable = head.is_reusable();
+                        fetch.deadline = self.now + STALL_LIMIT;
                         self.fill_block(id);
                     }
                     Some(Verdict::ToControl) => self.give_to_control(id),
@@ -272,7 +299,11 @@ impl Shard {
             }
             Err(error) => {
                 tracing::debug!(%error, "an origin's answer is not HTTP");
-                self.end_fetch(id, OriginEnd::Failed { retry_after: RETRY_AFTER });
+                if fetch.is_reused {
+                    // Perhaps the rest of an answer that was longer than it said.
+                    return self.connect_fetch(id, false);
+                }
+                self.end_fetch(id, BROKEN);
             }
         }
     }
@@ -319,8 +350,16 @@ impl Shard {
             self.on_origin_block(id, memory, filled);
             return;
         }
+        self.receive_body(id, memory, filled);
+    }
+
+    /// Receives the next step of the block whose first `filled` bytes are here.
+    fn receive_body(&mut self, id: u64, memory: Block, filled: usize) {
+        let now = self.now;
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
         let Some(socket) = fetch.socket.clone() else { return };
-        let body = Some((memory, filled..fetch.length));
+        fetch.step_began = now;
+        let body = Some((memory, filled..fetch.length.min(filled + fetch.step_bytes)));
         self.submit_fetch(id, State::Body, Op::Receive { socket, body, tail: TailBuf::default() });
     }
 
@@ -371,7 +410,9 @@ impl Shard {
                 self.fill_block(id);
             } else if fetch.deadline <= now {
                 tracing::debug!(state = ?fetch.state, "an origin stalls");
-                self.end_fetch(id, OriginEnd::Failed { retry_after: Duration::ZERO });
+                let waited = if fetch.state == State::Body { STALL_LIMIT } else { FIRST_BYTE_LIMIT };
+                let trouble = Trouble::Silent(waited);
+                self.end_fetch(id, OriginEnd::Failed { retry_after: RETRY_AFTER, trouble });
             }
         }
     }
@@ -398,8 +439,7 @@ impl Shard {
         for (lease, stream) in expired {
             tracing::debug!(task = %task.short(), "a lease ran out before its range had arrived");
             self.stop_stream(task, lease);
-            let end = OriginEnd::Failed { retry_after: Duration::ZERO };
-            self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end });
+            self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end: EXPIRED });
             let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
             self.tell(task, DownloadInput::OriginEnded { lease, outcome });
         }
@@ -410,7 +450,7 @@ impl Shard {
         let Some(stream) = driver.streams.remove(&lease) else { return };
         let outcome = match end {
             OriginEnd::Complete => OriginOutcome::Complete,
-            OriginEnd::Failed { retry_after } => OriginOutcome::Failed { retry_after },
+            OriginEnd::Failed { retry_after, .. } => OriginOutcome::Failed { retry_after },
             OriginEnd::Refused { .. } => OriginOutcome::Refused,
         };
         if let (OriginEnd::Refused { status }, true) = (end, driver.routes.is_empty()) {
@@ -459,6 +499,16 @@ impl Shard {
     }
 }
 
+fn next_step(step_bytes: usize, took: Duration) -> usize {
+    if took >= STEP_LONG {
+        (step_bytes / 4).max(STEP_BYTES_MIN)
+    } else if took < STEP_LONG / 10 {
+        BLOCK_BYTES as usize
+    } else {
+        step_bytes
+    }
+}
+
 /// What becomes of an answer that is not the leased range.
 enum Verdict {
     ToControl,
@@ -466,24 +516,21 @@ enum Verdict {
 }
 
 /// `None`: the body is exactly the range.
-fn judge(fetch: &Fetch, head: &ResponseHead) -> Option<Verdict> {
-    let is_other =
-        |etag: &str| fetch.origin.validator.as_deref().is_some_and(|ours| ours.starts_with('"') && ours != etag);
-    match interpret(Some(fetch.range), head) {
+fn judge(fetch: &Fetch, length: u64, head: &ResponseHead) -> Option<Verdict> {
+    let answer = interpret(Some(fetch.range), head);
+    if fetch.origin.is_contradicted(length, &answer, head) {
+        return Some(Verdict::End(OriginEnd::Refused { status: 412 }));
+    }
+    match answer {
         OriginAnswer::Partial { range, .. } if range == fetch.range => {
-            let is_changed = head.header("etag").is_some_and(is_other);
+            // Chunked ranges are legal and rare.
             let is_measured = head.content_length().ok().flatten() == Some(range.length());
-            match (is_changed, is_measured) {
-                (true, _) => Some(Verdict::End(OriginEnd::Refused { status: 412 })),
-                (false, true) => None,
-                // Chunked ranges are legal and rare.
-                (false, false) => Some(Verdict::ToControl),
-            }
+            if is_measured { None } else { Some(Verdict::ToControl) }
         }
-        // A whole body to If-Range: the content is another one by now.
-        OriginAnswer::Whole { .. } => Some(Verdict::End(OriginEnd::Refused { status: 412 })),
         OriginAnswer::Refused { status, retry_after } if is_transient(status) => {
-            Some(Verdict::End(OriginEnd::Failed { retry_after: retry_after.unwrap_or(RETRY_AFTER) }))
+            // Without a pause the lease would count as handed back for no fault of the origin's.
+            let retry_after = retry_after.unwrap_or_default().max(RETRY_AFTER);
+            Some(Verdict::End(OriginEnd::Failed { retry_after, trouble: Trouble::Status(status) }))
         }
         OriginAnswer::Refused { status, .. } => Some(Verdict::End(OriginEnd::Refused { status })),
         OriginAnswer::OutOfRange { .. } => Some(Verdict::End(OriginEnd::Refused { status: 416 })),
@@ -497,8 +544,8 @@ fn request_head(origin: &OriginSpec, range: ByteRange) -> Option<Vec<u8>> {
     let mut headers = origin.headers.clone();
     headers.push(("accept-encoding".to_owned(), "identity".to_owned()));
     headers.push(("range".to_owned(), range_header(range)));
-    if let Some(validator) = &origin.validator {
-        headers.push(("if-range".to_owned(), validator.clone()));
+    if let Some(validator) = origin.validators.pin() {
+        headers.push(("if-range".to_owned(), validator));
     }
     let target = url.target().to_owned();
     RequestHead { method: "GET".to_owned(), target, host: url.authority(), headers }.encode().ok()

@@ -38,7 +38,7 @@ use super::keeper::Keeper;
 use super::link::{LinkEvent, Outbox, Side, Welcome};
 use super::origin::{BlockSource, OriginClient, OriginError, Resolution, Spooled};
 use crate::config::WriteChoice;
-use crate::seam::{ShardCommand, ShardEvent, ShardHandle};
+use crate::seam::{OriginEnd, ShardCommand, ShardEvent, ShardHandle};
 use crate::share::SharedTask;
 
 pub(crate) use report::Snapshot;
@@ -92,7 +92,7 @@ enum Internal {
     Spooled { want: WantId, about: Box<About>, result: Result<Spooled, OriginError> },
     Opened { want: WantId, about: Box<About>, result: Result<Arc<SharedTask>, CreateError> },
     PeerOpened { task: TaskId, shared: Option<Arc<SharedTask>>, report: bool },
-    FetchOver { task: TaskId, serial: u64, error: Option<OriginError> },
+    FetchOver { task: TaskId, serial: u64, end: OriginEnd, error: Option<OriginError> },
     Sealed { task: TaskId, root: Root, result: Result<(), SealError> },
     Vouched { task: TaskId, lease: Box<SignedLease>, count: usize },
 }
@@ -252,7 +252,7 @@ impl Director {
             Internal::Spooled { want, about, result } => self.on_spooled(want, *about, result).await,
             Internal::Opened { want, about, result } => self.on_opened(want, *about, result).await,
             Internal::PeerOpened { task, shared, report } => self.on_peer_opened(task, shared, report).await,
-            Internal::FetchOver { task, serial, error } => self.on_fetch_over(task, serial, error),
+            Internal::FetchOver { task, serial, end, error } => self.on_fetch_over(task, serial, end, error).await,
             Internal::Sealed { task, root, result } => self.on_sealed(task, root, result).await,
             Internal::Vouched { task, lease, count } => self.on_vouched(task, *lease, count).await,
         }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use hawker_proto::HostId;
 use hawker_proto::hash::Root;
@@ -15,8 +16,15 @@ use super::about::About;
 use crate::control::caller::{CallerId, Failure, GetRequest};
 use crate::control::link::Side;
 use crate::control::origin::{OpenBody, TaskLimit};
-use crate::seam::OriginSpec;
+use crate::seam::{OriginEnd, OriginSpec, Trouble};
 use crate::share::SharedTask;
+
+/// A download whose origin refuses this host lives by its peers; it is given up after this long without a byte.
+const PEERS_PATIENCE: Duration = Duration::from_secs(10);
+/// A lone download whose origin fails is given up after this long without a byte ...
+const ORIGIN_PATIENCE: Duration = Duration::from_secs(30);
+/// ... and so many failed fetches, or when the origin is not to be asked for as long again.
+const ORIGIN_FAILURES_MAX: u32 = 3;
 
 /// A task that is open here.
 #[derive(Debug)]
@@ -41,6 +49,9 @@ pub(super) struct Running {
     pub(super) abandoned_at: Option<Instant>,
     pub(super) advanced_at: Instant,
     pub(super) failures: u32,
+    /// The origin is not asked before: it said so, or a failure did.
+    pub(super) quiet_until: Instant,
+    pub(super) is_refused: bool,
     pub(super) last_failure: Option<Failure>,
     pub(super) used_at: Instant,
     /// Bytes at the last progress report, and the rate since the one before.
@@ -98,6 +109,8 @@ impl Running {
             abandoned_at: None,
             advanced_at: now,
             failures: 0,
+            quiet_until: now,
+            is_refused: false,
             last_failure: None,
             used_at: now,
             bytes_reported,
@@ -154,6 +167,38 @@ impl Running {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// A fetch from the origin is over: enough of those that failed, and a long silence, end the download.
+    pub(super) fn note_end(&mut self, end: OriginEnd) {
+        let host = self.request.url.authority();
+        match end {
+            OriginEnd::Complete => {}
+            OriginEnd::Failed { retry_after, trouble } => {
+                let Some(failure) = Failure::trouble(&host, trouble) else { return };
+                self.failures = self.failures.saturating_add(1);
+                self.quiet_until = self.quiet_until.max(Instant::now() + retry_after);
+                // What control said of its own fetch says more than that a connection broke.
+                if trouble != Trouble::Broken || self.last_failure.is_none() {
+                    self.last_failure = Some(failure);
+                }
+            }
+            // Peers may have the rest. When they do not, nobody fetches it here any more.
+            OriginEnd::Refused { status } => {
+                self.is_refused = true;
+                if status > 0 {
+                    self.last_failure = Some(Failure::origin_status(&host, status));
+                }
+            }
+        }
+    }
+
+    /// Whether nothing came for long, and nothing will as far as the origin is concerned.
+    pub(super) fn is_hopeless(&self, now: Instant) -> bool {
+        let quiet = self.quiet_until.saturating_duration_since(now);
+        let is_out = quiet >= ORIGIN_PATIENCE || (quiet.is_zero() && self.failures >= ORIGIN_FAILURES_MAX);
+        let still = now.duration_since(self.advanced_at);
+        (is_out && still >= ORIGIN_PATIENCE) || (self.is_refused && still >= PEERS_PATIENCE)
+    }
+
     pub(super) fn set_neighbors(&mut self, add: &[Neighbor], remove: &[HostId]) {
         for host in remove {
             self.neighbors.remove(host);
@@ -168,7 +213,7 @@ impl Running {
         OriginSpec {
             url: self.request.url.to_string(),
             headers: self.request.headers.clone(),
-            validator: self.about.validators.pin(),
+            validators: self.about.validators.clone(),
             is_range_ok: self.about.has_ranges,
             direct: self.about.direct,
         }

@@ -12,7 +12,7 @@ use super::{Director, Internal, announce};
 use crate::control::caller::{Failure, GetRequest};
 use crate::control::link::Side;
 use crate::control::origin::{FetchJob, OriginError, run_fetch};
-use crate::seam::{DownloadError, OriginEnd, ShardCommand, ShardEvent};
+use crate::seam::{DownloadError, OriginEnd, ShardCommand, ShardEvent, Trouble};
 use crate::share::SharedTask;
 
 /// Set in the ids of fetches that a shard runs under an allowance: no scheduler knows them.
@@ -56,11 +56,7 @@ impl Director {
     fn on_lease_done(&mut self, task: TaskId, serial: u64, upto: u64, end: OriginEnd) {
         let Some(running) = self.tasks.get_mut(&task) else { return };
         running.jobs.remove(&serial);
-        if let OriginEnd::Failed { retry_after } = end
-            && !retry_after.is_zero()
-        {
-            running.failures += 1;
-        }
+        running.note_end(end);
         if serial & UNLEASED != 0 {
             return;
         }
@@ -69,8 +65,8 @@ impl Director {
         let outcome = match end {
             OriginEnd::Complete if is_whole => LeaseOutcome::Complete,
             OriginEnd::Complete => LeaseOutcome::Returned,
-            OriginEnd::Failed { retry_after } if retry_after.is_zero() => LeaseOutcome::Returned,
-            OriginEnd::Failed { retry_after } => LeaseOutcome::Failed { retry_after },
+            OriginEnd::Failed { retry_after, .. } if retry_after.is_zero() => LeaseOutcome::Returned,
+            OriginEnd::Failed { retry_after, .. } => LeaseOutcome::Failed { retry_after },
             OriginEnd::Refused { status: 412 } => LeaseOutcome::Changed,
             OriginEnd::Refused { .. } => LeaseOutcome::Refused,
         };
@@ -81,7 +77,7 @@ impl Director {
     async fn on_fetch(&mut self, task: TaskId, serial: u64, range: ByteRange) {
         let shard = self.shard_of(task).clone();
         let Some(running) = self.tasks.get_mut(&task) else {
-            let end = OriginEnd::Failed { retry_after: std::time::Duration::ZERO };
+            let end = OriginEnd::Failed { retry_after: std::time::Duration::ZERO, trouble: Trouble::Stopped };
             return self.tell_shard(task, ShardCommand::OriginEnd { task, serial, end }).await;
         };
         let (stop, stopped) = oneshot::channel();
@@ -98,26 +94,36 @@ impl Director {
         };
         let (client, blocks) = (self.parts.client.clone(), self.parts.blocks.clone());
         self.spawn(async move {
-            let error = run_fetch(client, blocks, job, stopped).await;
-            Internal::FetchOver { task, serial, error }
+            let (end, error) = run_fetch(client, blocks, job, stopped).await;
+            Internal::FetchOver { task, serial, end, error }
         });
     }
 
-    pub(super) fn on_fetch_over(&mut self, task: TaskId, serial: u64, error: Option<OriginError>) {
-        let Some(running) = self.tasks.get_mut(&task) else { return };
-        running.jobs.remove(&serial);
-        if let Some(error) = error {
-            tracing::debug!(task = %task.short(), %error, "origin fetch ended");
-            running.last_failure = Some(Failure::from(&error));
+    pub(super) async fn on_fetch_over(
+        &mut self,
+        task: TaskId,
+        serial: u64,
+        end: OriginEnd,
+        error: Option<OriginError>,
+    ) {
+        if let Some(running) = self.tasks.get_mut(&task) {
+            running.jobs.remove(&serial);
+            if let Some(error) = error {
+                tracing::debug!(task = %task.short(), %error, "origin fetch ended");
+                running.last_failure = Some(Failure::from(&error));
+            }
         }
+        // Now that the reason is known: the shard may end the download because of it.
+        self.tell_shard(task, ShardCommand::OriginEnd { task, serial, end }).await;
     }
 
     async fn on_failed(&mut self, task: TaskId, error: DownloadError) {
         let Some(running) = self.tasks.get(&task) else { return };
         let failure = match error {
             DownloadError::OriginRefused { status } => {
-                let by_status = || Failure::origin_status(&running.request.url.authority(), status);
-                running.last_failure.clone().unwrap_or_else(by_status)
+                // A status is the reason itself; an answer without one was control's, which said more.
+                let said = running.last_failure.clone().filter(|_| status == 0);
+                said.unwrap_or_else(|| Failure::origin_status(&running.request.url.authority(), status))
             }
             DownloadError::Disk { message, is_full: true } => Failure::disk_full(message),
             DownloadError::Disk { message, .. } => Failure::other(message, "check the disk of the data directory"),

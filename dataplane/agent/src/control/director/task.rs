@@ -23,10 +23,6 @@ const GRACE: Duration = Duration::from_secs(2);
 const PARKED_MAX: Duration = Duration::from_secs(5);
 /// A download that depends on a scheduler that is away helps itself after this long without a byte.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
-/// A lone download whose origin fails is given up after this long without a byte ...
-const ORIGIN_PATIENCE: Duration = Duration::from_secs(30);
-/// ... and so many failed fetches.
-const ORIGIN_FAILURES_MAX: u32 = 3;
 
 impl Director {
     /// Lets every shard serve the task.
@@ -230,6 +226,9 @@ impl Director {
         running.parked = None;
         running.leases.clear();
         running.failures = 0;
+        running.quiet_until = Instant::now();
+        running.is_refused = false;
+        running.last_failure = None;
         let side = running.side;
         // The next flight resolves anew: whatever failed may have changed.
         running.about.valid_until = Instant::now();
@@ -302,7 +301,7 @@ impl Director {
             if is_away && running.side == Side::Cluster && still >= STUCK_AFTER {
                 stuck.push(*task);
             }
-            if still >= ORIGIN_PATIENCE && running.failures >= ORIGIN_FAILURES_MAX {
+            if running.is_hopeless(now) {
                 hopeless.push((*task, running.last_failure.clone()));
             }
         }

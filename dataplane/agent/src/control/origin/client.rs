@@ -253,7 +253,7 @@ fn split(url: &Url, response: Response<Incoming>) -> Result<(ResponseHead, Incom
 fn refused_redirect(from: &Url, error: RedirectError) -> OriginError {
     match error {
         RedirectError::Downgrade => OriginError::InsecureRedirect { host: from.authority() },
-        RedirectError::Location(error) => OriginError::BadUrl(error),
+        RedirectError::Location(_) => OriginError::Malformed { host: from.authority(), reason: error.to_string() },
     }
 }
 

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use hawker_proto::url::UrlError;
 
+use crate::seam::Trouble;
+
 /// Why an origin gave no usable answer. The origin's or the caller's fault, never ours.
 #[derive(Debug)]
 pub(crate) enum OriginError {
-    /// The caller's URL, or one the origin redirected to, is none that Hawker fetches.
+    /// The caller's URL is none that Hawker fetches.
     BadUrl(UrlError),
     /// A header that the caller gave cannot be sent. Only its name is kept: the value may be a secret.
     BadHeader(String),
@@ -45,6 +47,15 @@ impl OriginError {
         match self {
             Self::Busy { retry_after, .. } => *retry_after,
             _ => None,
+        }
+    }
+
+    /// The same for those who count failures.
+    pub(crate) fn trouble(&self) -> Trouble {
+        match self {
+            Self::Busy { status, .. } => Trouble::Status(*status),
+            Self::Timeout { waited, .. } => Trouble::Silent(*waited),
+            _ => Trouble::Broken,
         }
     }
 

@@ -9,10 +9,10 @@ use hawker_proto::url::Url;
 use hawker_proto::{ByteRange, Geometry, TaskId, hash};
 
 use super::body::{BlockSource, Body, TaskLimit};
-use super::client::{Answered, Ask, Condition, OriginClient};
+use super::client::{Ask, Condition, OriginClient};
 use super::error::OriginError;
 use super::resolve::{OpenBody, failure_of, jittered};
-use crate::seam::{OriginEnd, OriginSpec, ShardCommand, ShardHandle};
+use crate::seam::{OriginEnd, OriginSpec, ShardCommand, ShardHandle, Trouble};
 
 /// Tries in a row that bring nothing before the lease is given back.
 const TRIES_MAX: u32 = 4;
@@ -37,27 +37,28 @@ pub(crate) struct FetchJob {
     pub(crate) limit: TaskLimit,
 }
 
-/// Runs `job` to its end, tells the shard, and returns the error that ended it. Ends early when the sender of `stop`
-/// is dropped or used.
+/// Runs `job` to its end and returns how it ended, with the error that ended it. Ends early when the sender of `stop` is
+/// dropped or used. The shard is to hear of the end too, after the blocks.
 pub(crate) async fn run_fetch(
     client: OriginClient,
     source: BlockSource,
     mut job: FetchJob,
     stop: oneshot::Receiver<()>,
-) -> Option<OriginError> {
+) -> (OriginEnd, Option<OriginError>) {
     let result = tokio::select! {
         result = fetch(&client, &source, &mut job) => result,
         _ = stop => Err(Failure { retry_after: Duration::ZERO, error: None }),
     };
-    let (end, error) = match result {
+    match result {
         Ok(()) => (OriginEnd::Complete, None),
         Err(Failure { error: Some(error), .. }) if !error.is_passing() => {
             (OriginEnd::Refused { status: error.status() }, Some(error))
         }
-        Err(Failure { retry_after, error }) => (OriginEnd::Failed { retry_after }, error),
-    };
-    job.shard.send(ShardCommand::OriginEnd { task: job.task, serial: job.serial, end }).await;
-    error
+        Err(Failure { retry_after, error }) => {
+            let trouble = error.as_ref().map_or(Trouble::Stopped, OriginError::trouble);
+            (OriginEnd::Failed { retry_after, trouble }, error)
+        }
+    }
 }
 
 struct Failure {
@@ -136,15 +137,17 @@ async fn open_at(
 ) -> Result<OpenBody, OriginError> {
     let url = Url::parse(&job.spec.url).map_err(OriginError::BadUrl)?;
     let range = ByteRange::new(at, job.range.end()).filter(|_| job.spec.is_range_ok);
-    let condition = job.spec.validator.clone().map_or(Condition::Any, Condition::Same);
+    let condition = job.spec.validators.pin().map_or(Condition::Any, Condition::Same);
     let answered = client.open(&Ask { url, headers: job.spec.headers.clone(), range, condition }).await?;
-    check_version(job, &answered)?;
     let host = answered.host.clone();
+    if job.spec.is_contradicted(job.geometry.length(), &answered.answer, &answered.head) {
+        return Err(OriginError::Changed { host });
+    }
     match answered.answer {
         OriginAnswer::Partial { range: got, .. } if got.start() == at => {
             Ok(OpenBody { body: Body::new(answered.body, host), end: Some(got.end()) })
         }
-        OriginAnswer::Whole { length } if length.is_none_or(|length| length == job.geometry.length()) => {
+        OriginAnswer::Whole { .. } => {
             let mut body = Body::new(answered.body, host.clone());
             body.limit(&job.limit);
             if body.skip(source, at).await? {
@@ -153,25 +156,7 @@ async fn open_at(
                 Err(OriginError::Broken { host, reason: "the body ended early".to_owned() })
             }
         }
-        OriginAnswer::Whole { .. } => Err(OriginError::Changed { host }),
         _ => Err(failure_of(&answered)),
-    }
-}
-
-/// Whether the answer is about the content that was resolved, for origins that ignore conditions.
-fn check_version(job: &FetchJob, answered: &Answered) -> Result<(), OriginError> {
-    let changed = || Err(OriginError::Changed { host: answered.host.clone() });
-    if let OriginAnswer::Partial { total: Some(total), .. } = answered.answer
-        && total != job.geometry.length()
-    {
-        return changed();
-    }
-    let is_content = matches!(answered.answer, OriginAnswer::Partial { .. } | OriginAnswer::Whole { .. });
-    let Some(validator) = job.spec.validator.as_deref().filter(|_| is_content) else { return Ok(()) };
-    let field = if validator.starts_with('"') { "etag" } else { "last-modified" };
-    match answered.head.header(field) {
-        Some(now) if now != validator => changed(),
-        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::control::testing::{Origin, asked_range, blocks, content, serve, shard};
+use crate::control::validators::ValidatorSet;
 use crate::seam::{OriginEnd, OriginSpec, ShardCommand};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -33,7 +34,7 @@ async fn fetch(origin: &Origin, content: &[u8], range: (u64, u64), change: impl 
     let spec = OriginSpec {
         url: origin.url("/file"),
         headers: Vec::new(),
-        validator: Some("\"v1\"".to_owned()),
+        validators: ValidatorSet { etag: Some("\"v1\"".to_owned()), ..ValidatorSet::default() },
         is_range_ok: true,
         direct: None,
     };
@@ -50,14 +51,17 @@ async fn fetch(origin: &Origin, content: &[u8], range: (u64, u64), change: impl 
     };
     change(&mut job);
     let (_stop, stopped) = oneshot::channel();
-    run_fetch(client(), blocks(), job, stopped).await;
-    drain(&mut mailbox, content, range)
+    let (end, _) = run_fetch(client(), blocks(), job, stopped).await;
+    let upto = drain(&mut mailbox, content, range.0);
+    assert!(end != OriginEnd::Complete || upto == range.1, "complete means all of the range");
+    end
 }
 
-fn drain(mailbox: &mut mpsc::Receiver<ShardCommand>, content: &[u8], range: (u64, u64)) -> OriginEnd {
-    let mut next = range.0;
-    loop {
-        match mailbox.try_recv().unwrap() {
+/// Checks what reached the shard; returns up to where.
+fn drain(mailbox: &mut mpsc::Receiver<ShardCommand>, content: &[u8], start: u64) -> u64 {
+    let mut next = start;
+    while let Ok(command) = mailbox.try_recv() {
+        match command {
             ShardCommand::OriginData { serial, offset, block, length, value, .. } => {
                 assert_eq!((serial, offset), (9, next), "blocks come in order and once");
                 let start = usize::try_from(offset).unwrap();
@@ -65,13 +69,10 @@ fn drain(mailbox: &mut mpsc::Receiver<ShardCommand>, content: &[u8], range: (u64
                 assert_eq!(value, hash::block_value(offset, &content[start..start + length]));
                 next += length as u64;
             }
-            ShardCommand::OriginEnd { serial: 9, end, .. } => {
-                assert!(end != OriginEnd::Complete || next == range.1, "complete means all of the range");
-                return end;
-            }
             other => panic!("{other:?}"),
         }
     }
+    next
 }
 
 #[tokio::test(flavor = "multi_thread")]
