@@ -16,6 +16,9 @@ const REST_MAX: Duration = Duration::from_secs(5);
 const LOSSES_MANY: u32 = 8;
 /// Pieces that a neighbor may have lost, without a block in between, before it is left alone: disks do rot.
 const GONES_MANY: u32 = 3;
+/// ... and before nothing of what it says it has is believed any more: pieces that only it claims are nobody's then, and
+/// the scheduler leases them.
+const GONES_LIAR: u32 = 2 * GONES_MANY;
 /// Grants that a neighbor may take back, without a block in between, before it is left alone: the first of them is the
 /// usual end of a grant.
 const REVOKED_MANY: u32 = 2;
@@ -120,9 +123,27 @@ impl Download {
         // One who says again and again that it has what it has not is asked ever more rarely.
         let gones = self.neighbors[index].gones.saturating_add(1);
         self.neighbors[index].gones = gones;
-        if gones >= GONES_MANY {
+        if gones >= GONES_LIAR {
+            self.disbelieve(index);
+        } else if gones >= GONES_MANY {
             self.rest(index, gones - GONES_MANY + 1);
         }
+    }
+
+    /// What it said it has counts no more. It may say so again, piece by piece.
+    fn disbelieve(&mut self, index: usize) {
+        self.give_up(index);
+        let piece_count = self.pieces.geometry().piece_count();
+        let neighbor = &mut self.neighbors[index];
+        let is_remote = neighbor.is_remote;
+        let said = core::mem::replace(&mut neighbor.have, Bits::empty(piece_count));
+        if core::mem::take(&mut neighbor.is_ignored) {
+            self.pieces.ignore(self.pieces.ignored() - 1);
+        }
+        for piece in said.iter() {
+            self.pieces.count(piece, is_remote, false);
+        }
+        self.make_remote_useful();
     }
 
     pub(super) fn records(&mut self, pieces: &[PieceIndex]) {

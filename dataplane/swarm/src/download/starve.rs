@@ -219,6 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn who_lacks_all_it_is_asked_for_is_not_believed_and_the_scheduler_is_asked() {
+        let mut bench = Bench::new(0, true);
+        let piece = PieceIndex(2);
+        for _ in 0..6 {
+            assert_eq!(bench.0.pieces.orphans().len(), 0);
+            bench.feed(DownloadInput::Gone { neighbor: LIAR, piece });
+            if bench.0.pieces.orphans().len() == 1 {
+                bench.feed(DownloadInput::HavePiece { neighbor: LIAR, piece });
+            }
+        }
+        assert_eq!(bench.0.pieces.orphans().len(), 4, "what only it claims is nobody's");
+    }
+
+    #[test]
     fn famine_ends_though_the_allowance_is_used_up() {
         let mut bench = Bench::new(BLOCK, true);
         assert_eq!(bench.wait(PATIENCE), [BLOCK]);
