@@ -97,8 +97,11 @@ impl Upload {
             }
             UploadInput::Cancel { link, channel, piece } => self.cancel(link, channel, piece),
             UploadInput::BlockSent { link, bytes: _ } => {
-                if let Some(link) = self.links.get_mut(&link) {
-                    link.sends = link.sends.saturating_sub(1);
+                if let Some(sender) = self.links.get_mut(&link) {
+                    sender.sends = sender.sends.saturating_sub(1);
+                    if sender.may_queue() {
+                        self.enqueue(link);
+                    }
                 }
             }
             UploadInput::SlotFreed => self.retry_at = None,
@@ -158,7 +161,8 @@ impl Upload {
             assert_eq!(times(&self.queue), usize::from(is_queued), "{id:?}");
             assert_eq!(times(&self.granted), usize::from(is_granted), "{id:?}");
             assert!(!is_queued || !link.requests.is_empty(), "{id:?} waits for nothing");
-            assert!(is_queued || is_granted || link.requests.is_empty(), "{id:?} is forgotten");
+            let is_stalled = link.sends > 0;
+            assert!(is_queued || is_granted || is_stalled || link.requests.is_empty(), "{id:?} is forgotten");
             assert!(link.sends <= self.config.sends_per_link_max);
             assert!(link.requests.len() <= self.config.requests_per_link_max);
             assert!(link.requests.iter().all(|request| !request.blocks.is_empty()));
@@ -201,7 +205,7 @@ impl Upload {
             return;
         }
         link.requests.push_back(request);
-        if link.state == LinkState::Idle {
+        if link.may_queue() {
             self.enqueue(id);
         }
     }
@@ -244,10 +248,10 @@ impl Upload {
                 continue;
             }
             link.state = LinkState::Idle;
-            let is_waiting = !link.requests.is_empty();
+            let may_queue = link.may_queue();
             self.granted.remove(index);
             self.release_slot();
-            if is_waiting {
+            if may_queue {
                 self.enqueue(id);
             }
         }
@@ -300,6 +304,12 @@ impl Upload {
 }
 
 impl Link {
+    /// It waits for something and is in no list yet. A child that does not read what it was sent waits until it does:
+    /// it would hold slot after slot for nothing.
+    fn may_queue(&self) -> bool {
+        self.state == LinkState::Idle && self.sends == 0 && !self.requests.is_empty()
+    }
+
     fn next_block(&mut self, id: LinkId, now: Instant) -> Option<UploadOutput> {
         let LinkState::Granted { blocks_left, least, .. } = &mut self.state else { return None };
         let left = blocks_left.checked_sub(1).or((now < *least).then_some(0))?;

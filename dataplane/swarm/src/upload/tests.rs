@@ -252,3 +252,18 @@ proptest! {
         prop_assert_eq!(&order[..links as usize], &round[..]);
     }
 }
+
+#[test]
+fn child_that_does_not_read_gets_no_other_slot_before_it_does() {
+    let mut host = host_with_links(1, 2);
+    host.ask(0, 0, 0..4);
+    for _ in 0..2 {
+        host.now += Duration::from_secs(2);
+        host.feed(UploadInput::SlotFreed);
+    }
+    assert_eq!(host.upload.queued() + host.upload.granted(), 0, "its slot is gone, and it does not wait");
+    assert_eq!(host.ask(1, 1, 0..1)[0], granted(1));
+    host.feed(sent(1));
+    assert_eq!(host.feed(sent(0)), vec![], "one of two was read");
+    assert_eq!(host.feed(sent(0)), vec![granted(0), send(0, 0, 2), send(0, 0, 3)]);
+}
