@@ -286,12 +286,20 @@ impl TaskFile {
         if self.table.set(Bitmap::Received, piece, false) {
             self.bytes_received.fetch_sub(self.geometry.piece_range(piece).length(), Relaxed);
         }
+        self.doubt_piece(piece);
+        // After the bit: a reader that finds the task unsealed must not find the piece.
+        self.is_sealed.store(false, Release);
+    }
+
+    /// Somebody says that the piece is bad: its blocks are no longer known to be good until each is checked again.
+    pub fn doubt_piece(&self, piece: PieceIndex) {
+        if !self.geometry.has_piece(piece) {
+            return;
+        }
         for block in 0..self.geometry.block_count(piece) {
             let (word, bit) = self.checked_at(piece, BlockIndex(block));
             word.fetch_and(!bit, AcqRel);
         }
-        // After the bit: a reader that finds the task unsealed must not find the piece.
-        self.is_sealed.store(false, Release);
     }
 
     /// Whether the block was written or checked since the task was opened: then it may be sent by reference.

@@ -170,6 +170,8 @@ pub enum ShardCommand {
     SetAlone { task: TaskId, is_alone: bool },
     /// The callers' own limit on what this task may receive.
     Limit { task: TaskId, bucket: Option<Arc<Bucket>> },
+    /// A stored piece of a task that this shard downloads turned out bad.
+    PieceLost { task: TaskId, piece: PieceIndex },
     /// A peer's connection, accepted by shard 0 and handed to the least loaded shard.
     Connection { socket: Arc<std::os::fd::OwnedFd>, from: SocketAddr },
     /// A task has new pieces to announce.
@@ -206,6 +208,8 @@ pub enum ShardEvent {
     PeerWants { task: TaskId },
     /// A host sent bytes that differ from their records, repeatedly.
     BadHost { task: TaskId, host: HostId },
+    /// A stored piece turned out bad when it was read for a peer; it is not served any more.
+    PieceLost { task: TaskId, piece: PieceIndex },
     /// The store gave a task up to make room, or lost it to a failing disk.
     Dropped { task: TaskId, reason: String },
 }

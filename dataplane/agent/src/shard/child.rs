@@ -9,7 +9,7 @@ use std::time::Duration;
 use hawker_proto::frame::{Frame, Head, ROLE_WANTS, apply_have};
 use hawker_proto::handshake::Handshake;
 use hawker_proto::hash::block_value;
-use hawker_proto::trust::RecordBatch;
+use hawker_proto::trust::{RecordBatch, VerifyError};
 use hawker_proto::{BLOCK_BYTES, HostId, Instant, PieceIndex, PieceMap, TaskId};
 use hawker_ring::{Block, File, Op};
 use hawker_scheduler::Neighbor;
@@ -156,7 +156,6 @@ impl Shard {
         self.next_neighbor = self.next_neighbor.wrapping_add(1);
         child.channels.insert(channel, (task, neighbor));
         candidate.neighbor = Some(neighbor);
-        candidate.backoff = REDIAL_MIN;
         driver.routes.insert(neighbor, Route { link: id, channel, host: child.host });
         let (round_trip, is_remote) = (child.round_trip, candidate.is_remote);
         link.wire.push(&Frame::Open { channel, task, geometry: driver.task.geometry() });
@@ -241,8 +240,7 @@ impl Shard {
             }
             Frame::Gone { piece, .. } => DownloadInput::Gone { neighbor, piece },
             _ => {
-                self.counters.refused.add(1);
-                self.close_link(id, "a frame that parents do not send");
+                self.close_liar(id, "a frame that parents do not send");
                 return;
             }
         };
@@ -284,8 +282,7 @@ impl Shard {
         }
         let mut pieces = PieceMap::empty(piece_count);
         if apply_have(&mut pieces, first_piece, bits).is_err() {
-            self.counters.refused.add(1);
-            self.close_link(id, "HAVE outside the task");
+            self.close_liar(id, "HAVE outside the task");
             return;
         }
         self.tell(task, DownloadInput::Have { neighbor, pieces });
@@ -295,20 +292,46 @@ impl Shard {
     fn on_records(&mut self, id: u32, task: TaskId, encoded: Vec<u8>) {
         let Some(driver) = self.downloads.get(&task) else { return };
         let shared = Arc::clone(&driver.task);
-        let verified = RecordBatch::decode(&encoded).map_err(|error| error.to_string()).and_then(|batch| {
-            if shared.is_covered(&batch) {
-                return Ok(None);
-            }
-            let verdict = batch.verify(task, shared.geometry(), &self.scheduler_keys);
-            verdict.map(|()| Some(batch)).map_err(|error| error.to_string())
-        });
-        match verified {
-            Ok(None) => {}
-            Ok(Some(batch)) => self.accept_records(task, &shared, &batch, encoded),
+        let batch = match RecordBatch::decode(&encoded) {
+            Ok(batch) => batch,
             Err(error) => {
+                tracing::info!(%error, "records from a peer make no sense");
+                self.close_liar(id, "bad records");
+                return;
+            }
+        };
+        if shared.is_covered(&batch) {
+            return;
+        }
+        match batch.verify(task, shared.geometry(), &self.scheduler_keys) {
+            Ok(()) => self.accept_records(task, &shared, &batch, encoded),
+            Err(VerifyError::GrantSignature) => {
+                // No lie if we lack the key of a new scheduler.
                 self.counters.refused.add(1);
+                self.close_link(id, "records under an unknown scheduler");
+            }
+            Err(error) => {
                 tracing::info!(%error, "records from a peer were refused");
-                self.close_link(id, "bad records");
+                self.close_liar(id, "bad records");
+            }
+        }
+    }
+
+    /// Closes a link to a parent that did what no honest one does, and remembers that. One that has not proved who it
+    /// is, and a child, are only sent away.
+    pub(super) fn close_liar(&mut self, id: u32, reason: &'static str) {
+        self.counters.refused.add(1);
+        let accused = match self.links.get(&id) {
+            Some(Link { role: Role::Child(child), peer: Some(_), .. }) => {
+                let tasks: HashSet<TaskId> = child.channels.values().map(|(task, _)| *task).collect();
+                Some((child.host, tasks))
+            }
+            _ => None,
+        };
+        self.close_link(id, reason);
+        if let Some((host, tasks)) = accused {
+            for task in tasks {
+                self.accuse(task, host);
             }
         }
     }
@@ -325,18 +348,32 @@ impl Shard {
         let range = driver.task.geometry().block_range(piece, block);
         let record = driver.task.file().record(piece);
         let Some(expected) = record.as_ref().and_then(|record| record.get(block.0 as usize)) else {
-            self.tell(task, DownloadInput::BlockBad { neighbor, piece, block });
+            // Nobody asks for what has no record. If there was one, our disk lost it, and the parent is not to blame.
+            if driver.task.is_proven(piece) {
+                return;
+            }
+            self.close_liar(id, "a block that nobody could ask for");
             return;
         };
         if block_value(range.start(), &memory.as_slice()[..length]) != *expected {
             self.counters.bad_blocks.add(1);
+            let host = driver.routes.get(&neighbor).map(|route| route.host);
             self.tell(task, DownloadInput::BlockBad { neighbor, piece, block });
+            if let Some(host) = host {
+                self.accuse(task, host);
+            }
             return;
         }
         let is_wanted = driver.machine.is_block_wanted(piece, block);
         driver.machine.handle(self.now, DownloadInput::BlockIn { neighbor, piece, block });
         self.dirty_downloads.insert(task);
         if is_wanted {
+            if let Some(candidate) =
+                driver.routes.get(&neighbor).and_then(|route| driver.candidates.get_mut(&route.host))
+            {
+                // Only what was of use shows that the next dial may be soon.
+                candidate.backoff = REDIAL_MIN;
+            }
             self.counters.peer_bytes.add(length as u64);
             driver.task.count(Source::Peer, length as u64);
             self.note_single_block(task, &memory, length);

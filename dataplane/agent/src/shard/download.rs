@@ -24,6 +24,8 @@ use crate::share::SharedTask;
 const SIGN_AFTER: Duration = Duration::from_millis(20);
 /// Progress of a task is reported at most this often.
 const ADVANCE_EVERY: Duration = Duration::from_millis(20);
+/// Lies of one host until a download leaves it alone: one may be a sector that rotted.
+const LIES_MAX: u32 = 2;
 
 /// One task on its way to this host.
 pub(super) struct Driver {
@@ -34,6 +36,8 @@ pub(super) struct Driver {
     pub(super) candidates: HashMap<HostId, Candidate>,
     pub(super) routes: HashMap<NeighborId, Route>,
     pub(super) banned: HashSet<HostId>,
+    /// How often a host lied, over all its links: see [`Shard::accuse`].
+    lies: HashMap<HostId, u32>,
     pub(super) origin: Option<OriginSpec>,
     /// Control answers for the scheduler.
     pub(super) is_alone: bool,
@@ -101,6 +105,7 @@ impl Shard {
             candidates: HashMap::new(),
             routes: HashMap::new(),
             banned: HashSet::new(),
+            lies: HashMap::new(),
             origin,
             is_alone,
             meter: Meter::default(),
@@ -238,7 +243,7 @@ impl Shard {
                 }
                 self.announce_everywhere(task);
             }
-            DownloadOutput::Ban { neighbor } => self.ban(task, neighbor),
+            DownloadOutput::Ban { neighbor } => self.ban_neighbor(task, neighbor),
             DownloadOutput::Complete => {
                 if let Some(driver) = self.downloads.get_mut(&task) {
                     driver.is_complete = true;
@@ -254,14 +259,37 @@ impl Shard {
         }
     }
 
-    fn ban(&mut self, task: TaskId, neighbor: NeighborId) {
+    /// The machine had enough of a neighbor's bad blocks.
+    fn ban_neighbor(&mut self, task: TaskId, neighbor: NeighborId) {
+        let route = self.downloads.get(&task).and_then(|driver| driver.routes.get(&neighbor));
+        if let Some(host) = route.map(|route| route.host) {
+            self.ban(task, host);
+        }
+    }
+
+    /// Leaves a host alone for the rest of a download, and tells the scheduler.
+    fn ban(&mut self, task: TaskId, host: HostId) {
         let Some(driver) = self.downloads.get_mut(&task) else { return };
-        let Some(route) = driver.routes.get(&neighbor).copied() else { return };
-        driver.banned.insert(route.host);
-        driver.candidates.remove(&route.host);
-        tracing::warn!(host = %route.host.short(), task = %task.short(), "a host sent bad bytes and is banned here");
-        self.events.push(ShardEvent::BadHost { task, host: route.host });
-        self.close_channel(task, route);
+        if !driver.banned.insert(host) {
+            return;
+        }
+        let neighbor = driver.candidates.remove(&host).and_then(|candidate| candidate.neighbor);
+        let route = neighbor.and_then(|neighbor| driver.routes.get(&neighbor).copied());
+        tracing::warn!(host = %host.short(), task = %task.short(), "a host lied and is banned here");
+        self.events.push(ShardEvent::BadHost { task, host });
+        if let Some(route) = route {
+            self.close_channel(task, route);
+        }
+    }
+
+    /// A host did what no honest one does. Counted by host: a liar may close its link after each lie.
+    pub(super) fn accuse(&mut self, task: TaskId, host: HostId) {
+        let Some(driver) = self.downloads.get_mut(&task) else { return };
+        let lies = driver.lies.entry(host).or_default();
+        *lies += 1;
+        if *lies >= LIES_MAX {
+            self.ban(task, host);
+        }
     }
 
     /// Lets every shard tell its children of a task's new pieces.
@@ -384,10 +412,15 @@ impl Shard {
         self.tell(task, DownloadInput::PieceStored { piece });
     }
 
-    /// A stored piece turned out bad: it is fetched again if the task is still being fetched.
+    /// A stored piece turned out bad: it is fetched again, by the shard that downloads the task or by a new download.
     pub(super) fn on_piece_lost(&mut self, task: TaskId, piece: PieceIndex) {
-        self.suspects.remove(&(task, piece));
-        self.tell(task, DownloadInput::PieceLost { piece });
+        // Children that heard of the piece shall hear of it again when it is back.
+        self.announce_everywhere(task);
+        if self.downloads.contains_key(&task) {
+            self.tell(task, DownloadInput::PieceLost { piece });
+        } else {
+            self.events.push(ShardEvent::PieceLost { task, piece });
+        }
     }
 
     /// Signs batches of records that waited long enough or are enough.

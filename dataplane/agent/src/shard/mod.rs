@@ -181,8 +181,6 @@ struct Shard {
     upload: Upload,
     slots: Arc<SlotPool>,
     delayed_sends: VecDeque<DelayedSend>,
-    /// Pieces that a child called bad: they are read and checked before they leave again.
-    suspects: HashSet<(TaskId, PieceIndex)>,
 
     downloads: HashMap<TaskId, Driver>,
     dirty_downloads: HashSet<TaskId>,
@@ -325,6 +323,7 @@ impl Shard {
             ShardCommand::OriginEnd { task, serial, end } => self.on_control_end(task, serial, end),
             ShardCommand::SetAlone { task, is_alone } => self.set_alone(task, is_alone),
             ShardCommand::Limit { task, bucket } => self.set_limit(task, bucket),
+            ShardCommand::PieceLost { task, piece } => self.tell(task, DownloadInput::PieceLost { piece }),
             ShardCommand::Connection { socket, from } => self.adopt_connection(socket, from),
             ShardCommand::Changed { task } => {
                 self.changed.insert(task);

@@ -19,9 +19,6 @@ use crate::share::SharedTask;
 /// Tasks one child may open on one link.
 const CHANNELS_PER_LINK_MAX: usize = 256;
 
-/// Pieces under suspicion at the same time; a child that calls everything bad must not fill the memory.
-const SUSPECTS_MAX: usize = 4096;
-
 /// One task on one served link.
 #[derive(Debug)]
 pub(super) struct ServeChannel {
@@ -80,11 +77,10 @@ impl Shard {
                 self.upload.handle(self.now, UploadInput::Cancel { link: LinkId(link), channel, piece });
             }
             Frame::BadPiece { channel, piece, .. } => {
-                let task = self.channel_task(link, channel);
-                let is_ours = |task: &TaskId| self.shared.get(task).is_some_and(|one| one.file().has_piece(piece));
-                if let Some(task) = task.filter(is_ours).filter(|_| self.suspects.len() < SUSPECTS_MAX) {
-                    // Read and checked before it leaves again: if the child is right, it does not leave at all.
-                    self.suspects.insert((task, piece));
+                // Read and checked before it leaves again, by any shard: if the child is right, it does not leave at
+                // all; if it lied, it cost one check.
+                if let Some(task) = self.channel_task(link, channel).and_then(|task| self.shared.get(&task)) {
+                    task.file().doubt_piece(piece);
                 }
             }
             Frame::Goodbye => {}
@@ -110,7 +106,8 @@ impl Shard {
             self.refuse_channel(id, channel, ErrorCode::WrongGeometry);
             return;
         }
-        let announced = PieceMap::empty(geometry.piece_count());
+        // A map as long as the child says is 32 MiB at its word, for each of its channels.
+        let announced = PieceMap::empty(shared.map_or(0, Geometry::piece_count));
         let open = ServeChannel { task, geometry, announced, proofs_sent: 0, is_answered: false };
         channels.insert(channel, open);
         self.watchers.entry(task).or_default().push((id, channel));
@@ -196,6 +193,10 @@ impl Shard {
             open.proofs_sent += 1;
             link.wire.push(&Frame::Records { channel, batch: batch.to_vec() });
         }
+        if open.announced.piece_count() != ready.piece_count() {
+            // The task came after the channel.
+            open.announced = PieceMap::empty(ready.piece_count());
+        }
         let fresh: Vec<PieceIndex> = ready.difference(&open.announced).collect();
         if fresh.len() > 16 || !open.is_answered {
             for frame in have_windows(channel, ready) {
@@ -231,9 +232,9 @@ impl Shard {
             send.is_paid = true;
         }
         let file = Arc::clone(task.file().content());
-        let is_suspect = self.suspects.contains(&(task.id(), piece));
-        let is_checked = task.file().is_checked(piece, block) && !is_suspect;
-        if is_checked && residency(&*file, range.start(), range.length()) == Residency::Resident {
+        if task.file().is_checked(piece, block)
+            && residency(&*file, range.start(), range.length()) == Residency::Resident
+        {
             let body = Body::File { file, offset: range.start(), length: range.length() };
             self.send_block(send, body, length);
             return;

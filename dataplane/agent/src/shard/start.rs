@@ -253,7 +253,6 @@ impl Seed {
             upload: Upload::new(UploadConfig::default()),
             slots: self.slots,
             delayed_sends: VecDeque::new(),
-            suspects: HashSet::new(),
             downloads: HashMap::new(),
             dirty_downloads: HashSet::new(),
             places: Places::default(),

@@ -13,6 +13,9 @@ use hawker_ring::{Block, Body};
 pub(super) const TAIL_BYTES: usize = 4096;
 /// Control bytes that may wait on a link whose peer does not read; beyond it the link is closed.
 pub(super) const OUTBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Payload bytes of a frame of the handshake, or of one that a child sends, at most: an ERROR with its text. Nobody makes
+/// us keep more room for it before it proved who it is.
+const SHORT_PAYLOAD_BYTES_MAX: u32 = 256;
 /// Below this, more announcements are encoded.
 pub(super) const OUTBOX_BYTES_LOW: usize = 128 * 1024;
 
@@ -47,8 +50,10 @@ pub(super) struct Outgoing {
 }
 
 /// Framing and queues of one connection; the shard submits its operations.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Wire {
+    /// Payload bytes of a control frame that the peer may send now.
+    payload_max: u32,
     inbox: Vec<u8>,
     parsed: usize,
     incoming: Option<Incoming>,
@@ -61,6 +66,25 @@ pub(super) struct Wire {
 }
 
 impl Wire {
+    /// A wire that takes short frames only: those of a handshake, or of a child.
+    pub(super) fn new() -> Self {
+        Self {
+            payload_max: SHORT_PAYLOAD_BYTES_MAX,
+            inbox: Vec::new(),
+            parsed: 0,
+            incoming: None,
+            receiving: None,
+            outbox: Vec::new(),
+            blocks: VecDeque::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Takes control frames of up to so many payload bytes from now on.
+    pub(super) fn expect_payload(&mut self, payload_max: u32) {
+        self.payload_max = payload_max;
+    }
+
     /// Queues a control frame; it leaves before any block that is not being sent already.
     pub(super) fn push(&mut self, frame: &Frame) {
         frame.encode_into(&mut self.outbox);
@@ -115,6 +139,9 @@ impl Wire {
         if head.kind() == FrameKind::Block {
             self.parsed += HEAD_BYTES;
             return Ok(WireEvent::BlockHead(head));
+        }
+        if head.payload_bytes() > self.payload_max {
+            return Err(FrameError::BadLength(head.kind(), head.payload_bytes()));
         }
         let end = HEAD_BYTES + head.payload_bytes() as usize;
         let Some(payload) = rest.get(HEAD_BYTES..end) else { return Ok(WireEvent::Starved) };
@@ -179,7 +206,7 @@ mod tests {
 
     /// Feeds `stream` in receives of at most `step` bytes and collects what it means.
     fn events(stream: &[u8], step: usize) -> Vec<String> {
-        let (mut wire, mut slab) = (Wire::default(), slab());
+        let (mut wire, mut slab) = (Wire::new(), slab());
         let (mut rest, mut seen) = (stream, Vec::new());
         loop {
             match wire.next_event().unwrap() {

@@ -49,6 +49,7 @@ impl Director {
                 tracing::warn!(task = %task.short(), %host, "a host sent wrong bytes");
                 self.say(Side::Cluster, Input::BadHost { reporter: self.parts.host, host, task });
             }
+            ShardEvent::PieceLost { task, piece } => self.on_lost(task, piece).await,
             ShardEvent::Dropped { task, reason } => self.on_dropped(task, &reason).await,
         }
     }

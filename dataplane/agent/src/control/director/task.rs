@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hawker_proto::TaskId;
 use hawker_proto::hash::{Root, root_of_bytes};
 use hawker_proto::resolve::Digest;
+use hawker_proto::{PieceIndex, TaskId};
 use hawker_scheduler::{Input, OriginId, Resolution, WantId, WantKey};
 use hawker_storage::SealError;
 use tokio::time::Instant;
@@ -19,6 +19,8 @@ use crate::seam::ShardCommand;
 
 /// How long a download goes on when its last caller is gone: a command that is run again finds it running.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a task that lost a piece to its disk is repaired for nobody in particular: peers and the origin may be away.
+const REPAIR_LIMIT: Duration = Duration::from_secs(30);
 /// A resolve's open body is kept so long for the lease that will read it.
 const PARKED_MAX: Duration = Duration::from_secs(5);
 /// A download that depends on a scheduler that is away helps itself after this long without a byte.
@@ -173,6 +175,24 @@ impl Director {
         running.jobs.clear();
         running.parked = None;
         self.seal(task, root);
+    }
+
+    /// A piece rotted on disk, and is not served any more. A task that was whole is fetched again as far as it lacks
+    /// something; what cannot be had within [`REPAIR_LIMIT`] waits for the next caller.
+    pub(super) async fn on_lost(&mut self, task: TaskId, piece: PieceIndex) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        match running.state {
+            State::Downloading => self.tell_shard(task, ShardCommand::PieceLost { task, piece }).await,
+            State::Sealed(_) => {
+                running.state = State::Idle;
+                running.abandoned_at = Some(Instant::now() + REPAIR_LIMIT);
+                let side = if self.is_connected() { Side::Cluster } else { Side::Own };
+                tracing::info!(task = %task.short(), piece = piece.0, "a task is repaired");
+                self.begin(task, side).await;
+            }
+            // Whoever begins it sees that the piece is not there; whoever seals it fails.
+            State::Idle | State::Queued | State::Sealing => {}
+        }
     }
 
     fn seal(&self, task: TaskId, root: Root) {
