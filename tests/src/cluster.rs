@@ -227,7 +227,7 @@ pub fn clean(command: &mut Command) {
     }
 }
 
-fn write_cluster_key(path: &Path) {
+pub(crate) fn write_cluster_key(path: &Path) {
     let mut options = std::fs::File::options();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path).expect("room");
     file.write_all("ab".repeat(32).as_bytes()).expect("room");

@@ -7,6 +7,8 @@
 pub mod cluster;
 pub mod files;
 pub mod lab;
+pub mod liar;
+pub mod loopback;
 pub mod nginx;
 pub mod origin;
 pub mod process;
