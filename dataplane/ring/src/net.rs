@@ -69,6 +69,16 @@ pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
     Ok(Duration::from_micros(u64::from(tcp_info(socket)?.tcpi_rtt)))
 }
 
+/// SO_RCVLOWAT: how many bytes must have come before a wait for the socket ends. At 1, as sockets are made, any do.
+pub(crate) fn set_receive_low_water(socket: &OwnedFd, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+    // SAFETY: setsockopt(2) reads `length` bytes of a live value of that size.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;

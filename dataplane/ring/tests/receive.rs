@@ -15,6 +15,7 @@ on_both_engines!(
     what_was_not_asked_for_stays_in_the_socket,
     up_to_takes_what_has_come,
     up_to_behind_a_body_does_not_wait,
+    a_long_wait_leaves_the_socket_as_it_was,
     nothing_wanted_completes_at_once,
     the_end_of_the_stream_comes_with_counts,
     a_reset_is_never_taken_for_an_end,
@@ -109,6 +110,46 @@ fn up_to_behind_a_body_does_not_wait(rig: &mut Rig<'_>) {
         let (result, _, tail) = receive(rig, Op::Receive { socket: File::clone(&socket), body, tail });
         assert_eq!(result.expect("received"), all(body_bytes, expected_tail));
         assert_eq!(tail.len(), expected_tail);
+    }
+}
+
+/// Whoever waits for much is not woken by little. What comes after it is little again, whether the wait ended by
+/// itself or was cancelled.
+fn a_long_wait_leaves_the_socket_as_it_was(rig: &mut Rig<'_>) {
+    for is_cancelled in [false, true] {
+        let (socket, mut peer) = connection();
+        let content = pattern(200_000, 17);
+        let whole = Some((block(), 0..content.len()));
+        let tail = TailBuf::up_to(Vec::new(), 4096);
+        let token = rig.submit(Op::Receive { socket: File::clone(&socket), body: whole, tail });
+        // Halves of halves: the end of each wait leaves a smaller rest.
+        let mut sent = 0;
+        while content.len() - sent > 1000 {
+            let next = sent + (content.len() - sent) / 2;
+            peer.write_all(&content[sent..next]).expect("write");
+            sent = next;
+            rig.turn(Some(Duration::from_millis(1)));
+            assert!(!rig.is_done(token), "{sent} bytes are all");
+        }
+        if is_cancelled {
+            rig.engine.cancel(token);
+        } else {
+            peer.write_all(&content[sent..]).expect("write");
+        }
+        let Outcome::Received { result, block, .. } = rig.finish(token) else { panic!("not a reception") };
+        assert_eq!(result.is_err(), is_cancelled, "{result:?}");
+        let (block, range) = block.expect("the block comes back");
+        assert!(is_cancelled || block.as_slice()[range] == content);
+        peer.write_all(b"!").expect("write");
+        // A cancelled wait leaves in the socket what it did not take.
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"!") {
+            let some = TailBuf::up_to(Vec::new(), 100_000);
+            let (result, _, tail) = receive(rig, Op::Receive { socket: File::clone(&socket), body: None, tail: some });
+            assert!(result.is_ok_and(|received| !received.is_eof));
+            rest.extend(tail);
+        }
+        assert!(is_cancelled || rest == b"!", "{} bytes", rest.len());
     }
 }
 

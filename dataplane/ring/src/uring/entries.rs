@@ -11,6 +11,9 @@ use crate::work::{Direction, FileOp, Receive, Transmit};
 /// One request reads or writes this much at most: its length field has 32 bits, its result 31.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
 
+/// include/uapi/linux/io_uring.h: wait for the socket before the first attempt. Linux 5.19.
+const RECVSEND_POLL_FIRST: u16 = 1;
+
 pub(super) fn accept(listener: &OwnedFd, scratch: &mut Scratch) -> Entry {
     let (address, length) = scratch.address();
     opcode::Accept::new(fd(listener), address, length).flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build()
@@ -32,11 +35,14 @@ pub(super) fn send(transmit: &Transmit, scratch: &mut Scratch) -> Entry {
 }
 
 pub(super) fn receive(receive: &mut Receive, scratch: &mut Scratch) -> Entry {
-    let flags = if receive.is_wait_all() { libc::MSG_WAITALL.unsigned_abs() } else { 0 };
+    // The ring would take what has come, wait for all of the low water mark again, and that may never come.
+    let is_for_much = receive.wait_for_much();
+    let flags = if receive.is_wait_all() && !is_for_much { libc::MSG_WAITALL.unsigned_abs() } else { 0 };
+    let first = if is_for_much { RECVSEND_POLL_FIRST } else { 0 };
     let socket = fd(receive.socket());
     let [body, tail] = receive.parts();
     let message = scratch.message_to_receive(body, tail);
-    opcode::RecvMsg::new(socket, message).flags(flags).build()
+    opcode::RecvMsg::new(socket, message).ioprio(first).flags(flags).build()
 }
 
 pub(super) fn bell(eventfd: BorrowedFd<'_>, bell: &Bell) -> Entry {
