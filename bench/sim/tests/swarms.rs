@@ -96,6 +96,16 @@ fn eight_hosts_behind_full_queues_lose_little() {
 }
 
 #[test]
+fn sixteen_hosts_behind_full_queues_lose_little() {
+    // 1.13-1.14; 1.29-1.33 when all parents are asked at once, of which several grant to a host that needs one.
+    for seed in 1..=3 {
+        let latency = Duration::from_millis(20);
+        let scenario = Scenario { seed, latency, ..Scenario::equal_hosts(16, 128 * MIB, GBIT / 10) };
+        simulate(&scenario, 1.18, 1.0);
+    }
+}
+
+#[test]
 fn pieces_of_many_blocks_come_from_several_parents() {
     // 4 MiB pieces of 16 blocks.
     let scenario = Scenario::equal_hosts(8, 4096 * MIB, 10 * GBIT);

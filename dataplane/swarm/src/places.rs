@@ -16,6 +16,8 @@ pub struct Held {
     pub served: [u32; 2],
     /// Places in queues.
     pub queued: [u32; 2],
+    /// Of these, at distant parents that have not answered yet; other shards tell nothing of theirs.
+    pub unanswered: [u32; 2],
 }
 
 /// What [`Places`] knows of one download.
@@ -136,7 +138,11 @@ impl Held {
 
     fn with(self, other: Self, merge: impl Fn(u32, u32) -> u32) -> Self {
         let merge = |mine: [u32; 2], theirs: [u32; 2]| [merge(mine[0], theirs[0]), merge(mine[1], theirs[1])];
-        Self { served: merge(self.served, other.served), queued: merge(self.queued, other.queued) }
+        Self {
+            served: merge(self.served, other.served),
+            queued: merge(self.queued, other.queued),
+            unanswered: merge(self.unanswered, other.unanswered),
+        }
     }
 }
 
@@ -224,7 +230,7 @@ mod tests {
         let mut bench = Bench::new(4);
         assert_eq!(bench.share(&[0, 1, 2, 3])[..8], [3, 2, 1, 0, 0, 1, 2, 3]);
         assert_eq!(bench.queued(), [3, 3, 3, 2]);
-        assert_eq!(bench.places.held(), Held { served: [0; 2], queued: [11, 0] });
+        assert_eq!(bench.places.held(), Held { queued: [11, 0], ..Held::default() });
     }
 
     #[test]
@@ -245,20 +251,21 @@ mod tests {
         assert_eq!(bench.places.held().served, [0; 2], "not noted yet");
         bench.share(&[1]);
         assert_eq!(bench.queued(), [0; 3]);
-        assert_eq!(bench.places.held(), Held { served: [2, 0], queued: [0; 2] });
+        assert_eq!(bench.places.held(), Held { served: [2, 0], ..Held::default() });
     }
 
     #[test]
     fn each_shard_may_be_served_by_one_whatever_the_others_hold() {
         let mut bench = Bench::new(2);
         let (served, queued) = ([2, 0], [11, 0]);
-        bench.places.set_elsewhere(Held { served, queued });
+        let elsewhere = Held { served, queued, ..Held::default() };
+        bench.places.set_elsewhere(elsewhere);
         bench.share(&[0, 1]);
         assert_eq!(bench.queued().iter().sum::<u32>(), 2);
-        bench.places.set_elsewhere(Held { served: [0; 2], queued: [5, 0] });
+        bench.places.set_elsewhere(Held { queued: [5, 0], ..Held::default() });
         bench.share(&[]);
         assert_eq!(bench.queued(), [3; 2]);
-        bench.places.set_elsewhere(Held { served, queued });
+        bench.places.set_elsewhere(elsewhere);
         bench.serve(1);
         bench.share(&[1]);
         assert_eq!(bench.queued(), [0; 2]);

@@ -27,9 +27,14 @@ impl PlaceBoard {
         others.fold(Held::default(), |sum, (_, word)| {
             let word = word.load(Ordering::Relaxed);
             let count = |nth: u32| u32::try_from(word >> (16 * (3 - nth)) & u64::from(u16::MAX)).unwrap_or(u32::MAX);
-            sum.plus(Held { served: [count(0), count(1)], queued: [count(2), count(3)] })
+            sum.plus(held([count(0), count(1)], [count(2), count(3)]))
         })
     }
+}
+
+/// What one shard tells the others; that it waits for a first word does not concern them.
+const fn held(served: [u32; 2], queued: [u32; 2]) -> Held {
+    Held { served, queued, unanswered: [0; 2] }
 }
 
 #[cfg(test)]
@@ -39,9 +44,9 @@ mod tests {
     #[test]
     fn shard_sees_the_sum_of_all_others() {
         let board = PlaceBoard::new(3);
-        board.post(0, Held { served: [1, 2], queued: [3, 70_000] });
-        board.post(1, Held { served: [10, 20], queued: [30, 40] });
-        assert_eq!(board.elsewhere(2), Held { served: [11, 22], queued: [33, 65_575] });
-        assert_eq!(board.elsewhere(0), Held { served: [10, 20], queued: [30, 40] });
+        board.post(0, held([1, 2], [3, 70_000]));
+        board.post(1, held([10, 20], [30, 40]));
+        assert_eq!(board.elsewhere(2), held([11, 22], [33, 65_575]));
+        assert_eq!(board.elsewhere(0), held([10, 20], [30, 40]));
     }
 }

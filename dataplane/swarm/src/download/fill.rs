@@ -16,6 +16,9 @@ const SLOW_HALVES: u32 = 7;
 /// comes twice.
 const SLOW_MAX: u32 = 2;
 
+/// A parent is distant when a block takes less than so many round trips.
+const DISTANT_PARTS: u32 = 2;
+
 /// Places that a shard may hold whatever others do.
 const QUEUED_OF_SHARD: u32 = 2;
 
@@ -58,7 +61,8 @@ impl Download {
     /// What this download holds at parents.
     #[must_use]
     pub fn held(&self) -> Held {
-        Held { served: [false, true].map(|is_remote| self.served(is_remote)), queued: self.queued }
+        let served = [false, true].map(|is_remote| self.served(is_remote));
+        Held { served, queued: self.queued, unanswered: self.unanswered }
     }
 
     /// Waits at one more neighbor, when the host has not enough, or at none when it has: its other downloads hold
@@ -68,7 +72,7 @@ impl Download {
         // Shards do not wait for each other: each may be served by one.
         let served = elsewhere.served.map(|served| served.min(self.config.granted_enough - 1));
         let queued = elsewhere.queued.map(|queued| queued.min(self.config.queued_max.saturating_sub(QUEUED_OF_SHARD)));
-        self.elsewhere = others.plus(Held { served, queued });
+        self.elsewhere = others.plus(Held { served, queued, unanswered: [0; 2] });
         let is_left = self.leave_needless_queues();
         // What comes in from other zones is asked for first: in this zone nobody has it.
         let sides = [true, false].map(|is_remote| self.take_place_of(is_remote));
@@ -98,7 +102,8 @@ impl Download {
             let Some(index) = self.random_idle_neighbor(is_remote) else { return Place::Useless };
             self.keep_place(index);
             if !self.neighbors[index].runs.is_empty() {
-                self.set_serving(index, Serving::Later { since: self.now, is_stale: false });
+                let is_unanswered = self.is_distant(index);
+                self.set_serving(index, Serving::Later { since: self.now, is_stale: false, is_unanswered });
                 return Place::Taken;
             }
         }
@@ -109,6 +114,13 @@ impl Download {
     pub(super) const fn has_spare_place(&self, is_remote: bool) -> bool {
         let side = is_remote as usize;
         self.queued[side] + self.elsewhere.queued[side] < self.config.queued_max
+            && self.unanswered[side] + self.elsewhere.unanswered[side] < self.config.unanswered_max
+    }
+
+    /// Whether an answer takes long beside a block.
+    fn is_distant(&self, index: usize) -> bool {
+        let neighbor = &self.neighbors[index];
+        neighbor.round_trip * DISTANT_PARTS > neighbor.service_time(self.service, &self.config)
     }
 
     /// Whether more parents would only take slots from others. As many as a parent serves children are enough for a

@@ -72,6 +72,8 @@ pub struct Download {
     granted: [u32; 2],
     /// Places in queues that count (see `queued_max`), likewise.
     queued: [u32; 2],
+    /// Of these, places at distant parents that have not said a word yet.
+    unanswered: [u32; 2],
     imports: Imports,
     /// When a block or a part of a body last came.
     moved_at: Instant,
@@ -130,6 +132,7 @@ impl Download {
             idle_slots: Frequency::default(),
             granted: [0; 2],
             queued: [0; 2],
+            unanswered: [0; 2],
             imports: Imports::new(&geometry),
             moved_at: now,
             starving_at: now,
@@ -260,6 +263,9 @@ impl Download {
             let (granted, queued) = (self.granted[side] as usize, self.queued[side] as usize);
             assert_eq!(granted, of_side().filter(|neighbor| neighbor.is_serving()).count());
             assert_eq!(queued, of_side().filter(|neighbor| neighbor.is_queue_place()).count());
+            let unanswered = of_side().filter(|neighbor| neighbor.is_unanswered()).count();
+            assert_eq!(self.unanswered[side] as usize, unanswered);
+            assert!(unanswered <= queued);
         }
         assert!(self.cancels.is_empty(), "cancels are sent with the inputs that cause them");
         for neighbor in &self.neighbors {
@@ -327,8 +333,7 @@ impl Download {
                 Serving::Later { since, .. } => {
                     let at = since + self.config.queued_patience;
                     if at <= now {
-                        neighbor.serving = Serving::Later { since, is_stale: true };
-                        self.queued[usize::from(neighbor.is_remote)] -= 1;
+                        self.change_serving(index, Serving::Later { since, is_stale: true, is_unanswered: false });
                     } else {
                         self.wake(at);
                     }

@@ -51,6 +51,8 @@ pub(super) enum Serving {
         since: Instant,
         /// It waits for so long that it no longer counts.
         is_stale: bool,
+        /// The neighbor has not said yet whether it has to wait, and takes long to say so.
+        is_unanswered: bool,
     },
     /// We hold one of its slots.
     Now {
@@ -103,6 +105,10 @@ impl Neighbor {
     /// Counts for `queued_max`.
     pub(super) const fn is_queue_place(&self) -> bool {
         matches!(self.serving, Serving::Later { is_stale: false, .. })
+    }
+
+    pub(super) const fn is_unanswered(&self) -> bool {
+        matches!(self.serving, Serving::Later { is_unanswered: true, .. })
     }
 
     pub(super) fn has_all(&self, piece_count: u32) -> bool {

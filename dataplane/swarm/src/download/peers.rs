@@ -159,8 +159,14 @@ impl Download {
     pub(super) fn queued(&mut self, id: NeighborId) {
         let Some(index) = self.find(id) else { return };
         self.neighbors[index].has_queue = true;
-        if !self.neighbors[index].is_serving() {
-            return;
+        match self.neighbors[index].serving {
+            Serving::Later { since, is_stale, is_unanswered: true } => {
+                self.change_serving(index, Serving::Later { since, is_stale, is_unanswered: false });
+                self.needs_fill = true;
+                return;
+            }
+            Serving::Nothing | Serving::Later { .. } => return,
+            Serving::Now { .. } => {}
         }
         for run in 0..self.neighbors[index].runs.len() {
             let Run { piece, blocks } = self.neighbors[index].runs[run];
@@ -170,7 +176,7 @@ impl Download {
             });
             self.make_useful(piece);
         }
-        self.set_serving(index, Serving::Later { since: self.now, is_stale: false });
+        self.set_serving(index, Serving::Later { since: self.now, is_stale: false, is_unanswered: false });
         self.needs_fill = true;
         // A grant makes us leave other queues. Whose grants bring nothing costs us our places there, again and again.
         let revoked = self.neighbors[index].revoked.saturating_add(1);
@@ -330,20 +336,29 @@ impl Download {
         (!times.is_empty()).then(|| *times.select_nth_unstable(quarter).1)
     }
 
+    /// Sets what a neighbor does for us, and when to look at it again.
     pub(super) fn set_serving(&mut self, index: usize, serving: Serving) {
-        let neighbor = &mut self.neighbors[index];
-        let (was_granted, was_queued) = (neighbor.is_serving(), neighbor.is_queue_place());
-        neighbor.serving = serving;
-        self.engaged[index] = serving != Serving::Nothing;
-        let side = usize::from(neighbor.is_remote);
-        self.granted[side] = self.granted[side] + u32::from(neighbor.is_serving()) - u32::from(was_granted);
-        self.queued[side] = self.queued[side] + u32::from(neighbor.is_queue_place()) - u32::from(was_queued);
+        self.change_serving(index, serving);
         let at = match serving {
             Serving::Nothing => return,
             Serving::Later { since, .. } => since + self.config.queued_patience,
             Serving::Now { heard, .. } => heard + self.neighbors[index].timeout(self.service, &self.config),
         };
         self.wake(at);
+    }
+
+    /// Sets what a neighbor does for us, and counts it.
+    pub(super) fn change_serving(&mut self, index: usize, serving: Serving) {
+        let neighbor = &mut self.neighbors[index];
+        let side = usize::from(neighbor.is_remote);
+        self.granted[side] -= u32::from(neighbor.is_serving());
+        self.queued[side] -= u32::from(neighbor.is_queue_place());
+        self.unanswered[side] -= u32::from(neighbor.is_unanswered());
+        neighbor.serving = serving;
+        self.engaged[index] = serving != Serving::Nothing;
+        self.granted[side] += u32::from(neighbor.is_serving());
+        self.queued[side] += u32::from(neighbor.is_queue_place());
+        self.unanswered[side] += u32::from(neighbor.is_unanswered());
     }
 
     /// Nothing is asked of a neighbor without runs.

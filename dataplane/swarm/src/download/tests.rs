@@ -212,6 +212,36 @@ fn parent_far_away_is_asked_for_more() {
 }
 
 #[test]
+fn distant_parents_are_asked_few_at_a_time_until_they_answer() {
+    for (millis, expected) in [(0, 11), (300, 2)] {
+        let mut bench = Bench::new(40);
+        let round_trip = Duration::from_millis(millis);
+        for neighbor in (0..20).map(NeighborId) {
+            bench.feed(DownloadInput::NeighborUp { neighbor, round_trip, is_remote: false });
+            bench.feed(DownloadInput::Have { neighbor, pieces: PieceMap::full(40) });
+        }
+        let pieces = (0..40).map(PieceIndex).collect();
+        let outputs = bench.feed(DownloadInput::Records { pieces });
+        let asked = |outputs: &[DownloadOutput]| -> Vec<(NeighborId, PieceIndex)> {
+            let request = |output: &DownloadOutput| match output {
+                DownloadOutput::Request { neighbor, piece, .. } => Some((*neighbor, *piece)),
+                _ => None,
+            };
+            outputs.iter().filter_map(request).collect()
+        };
+        let first = asked(&outputs);
+        assert_eq!(first.len(), expected);
+        if millis > 0 {
+            // One has a queue: its slot will not be lost, so another may be asked.
+            let (neighbor, piece) = first[0];
+            assert_eq!(asked(&bench.feed(DownloadInput::Queued { neighbor, piece })).len(), 1);
+            // One is silent for ever: others are asked all the same.
+            assert!(!asked(&bench.wait(Duration::from_millis(300))).is_empty());
+        }
+    }
+}
+
+#[test]
 fn only_granted_requests_time_out_and_go_elsewhere() {
     let mut bench = Bench::new(20);
     bench.records();
