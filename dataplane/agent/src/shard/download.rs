@@ -22,6 +22,8 @@ use crate::share::SharedTask;
 
 /// Records wait this long for others to share a signature.
 const SIGN_AFTER: Duration = Duration::from_millis(20);
+/// Grants that a task remembers: those of leases at work come up again, older ones hardly.
+const GRANTS_MAX: usize = 256;
 /// Progress of a task is reported at most this often.
 const ADVANCE_EVERY: Duration = Duration::from_millis(20);
 /// Lies of one host until a download leaves it alone: one may be a sector that rotted.
@@ -51,6 +53,8 @@ pub(super) struct Driver {
     pub(super) lease_ends: HashMap<LeaseId, Instant>,
     /// The scheduler's word for when it is away.
     pub(super) allowance: Option<SignedAllowance>,
+    /// Grants of others whose signatures were found right.
+    pub(super) grants: HashSet<Grant>,
     /// Pieces with a record of our own that no batch proves yet.
     unsigned: Vec<PieceIndex>,
     unsigned_since: Option<Instant>,
@@ -113,6 +117,7 @@ impl Shard {
             leases: Vec::new(),
             lease_ends: HashMap::new(),
             allowance: None,
+            grants: HashSet::new(),
             unsigned: Vec::new(),
             unsigned_since: None,
             streams: HashMap::new(),
@@ -315,6 +320,12 @@ impl Shard {
         if pieces.len() == batch.records.len() {
             shared.add_proof(batch, encoded);
         }
+        if let Some(driver) = self.downloads.get_mut(&task) {
+            if driver.grants.len() == GRANTS_MAX {
+                driver.grants.clear();
+            }
+            driver.grants.insert(batch.grant);
+        }
         self.tell(task, DownloadInput::Records { pieces });
         self.changed.insert(task);
     }
@@ -510,6 +521,7 @@ impl Shard {
         self.is_scheduler_connected = is_connected;
         if !keys.is_empty() {
             self.scheduler_keys = keys;
+            self.downloads.values_mut().for_each(|driver| driver.grants.clear());
         }
         let tasks: Vec<TaskId> =
             self.downloads.iter().filter(|(_, driver)| !driver.is_alone).map(|(task, _)| *task).collect();

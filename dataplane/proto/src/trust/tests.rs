@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 const TASK: TaskId = TaskId([0xaa; 32]);
 
-/// Five pieces of one block; the last has one byte.
+/// Seventeen pieces of one block; the last has one byte, and is outside the lease.
 fn geometry() -> Geometry {
     Geometry::of_length((1 << 20) + 1).unwrap()
 }
@@ -124,6 +124,21 @@ fn grant_of_another_scheduler_is_refused() {
     assert_eq!(verdict(&batch(Grant::Allowance(forged))), Err(VerifyError::GrantSignature));
     let batch = batch(Grant::Lease(lease()));
     assert_eq!(batch.verify(TASK, geometry(), &[]), Err(VerifyError::GrantSignature));
+}
+
+#[test]
+fn known_grant_saves_no_check_but_its_own() {
+    let known = |batch: &RecordBatch| batch.verify_under_known_grant(TASK, geometry());
+    let good = batch(Grant::Lease(lease()));
+    assert_eq!(known(&good), Ok(()));
+    let unknown_scheduler = batch(Grant::Lease(lease().lease.sign(&host(2))));
+    assert_eq!(known(&unknown_scheduler), Ok(()), "the caller has checked it");
+    let mut changed = good.clone();
+    changed.records[0].blocks[0].0[0] ^= 1;
+    assert_eq!(known(&changed), Err(VerifyError::RecordsSignature));
+    let beyond = signed_again(RecordBatch { records: vec![record(16, 0xc4)], ..good.clone() });
+    assert_eq!(known(&beyond), Err(VerifyError::OutsideLease(PieceIndex(16))));
+    assert_eq!(good.verify_under_known_grant(TaskId([0xab; 32]), geometry()), Err(VerifyError::OtherTask));
 }
 
 #[test]
