@@ -1,6 +1,7 @@
 //! One download through an agent: follow its events, bring bytes from its descriptor to FILE as they become readable,
 //! check them, and give FILE its name at the end.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -157,7 +158,8 @@ struct Transfer<'a> {
     part: Option<Part>,
     shares_blocks: bool,
     readable: RangeSet,
-    readable_end: u64,
+    /// What became readable, in that order, and may have been copied in part: what has just come is still in memory.
+    news: VecDeque<Range<u64>>,
     copied: RangeSet,
     hash: Option<Hash>,
 }
@@ -176,7 +178,7 @@ impl<'a> Transfer<'a> {
             part,
             shares_blocks: false,
             readable: RangeSet::default(),
-            readable_end: 0,
+            news: VecDeque::new(),
             copied: RangeSet::default(),
             hash: order.digest.map(Hash::new),
         })
@@ -210,7 +212,7 @@ impl<'a> Transfer<'a> {
         }
         // What is readable is said anew on every connection.
         self.readable = RangeSet::default();
-        self.readable_end = 0;
+        self.news.clear();
         let Some(content) = content else {
             return Err(Failure::other("the agent did not pass the content's descriptor")
                 .hint("is the agent of the same version? see `hawker status`"));
@@ -228,7 +230,11 @@ impl<'a> Transfer<'a> {
     }
 
     fn mark_readable(&mut self, range: Range<u64>) {
-        self.readable_end = self.readable_end.max(range.end);
+        let mut from = range.start;
+        while let Some(gap) = self.readable.first_gap(from..range.end) {
+            from = gap.end;
+            self.news.push_back(gap);
+        }
         self.readable.insert(range);
     }
 
@@ -241,22 +247,10 @@ impl<'a> Transfer<'a> {
         self.content.is_some() && (self.copies() && self.next_copy().is_some() || self.next_hash().is_some())
     }
 
-    /// The first bytes that can be copied and have not been.
+    /// The next bytes that can be copied and have not been.
     fn next_copy(&self) -> Option<Range<u64>> {
-        let mut from = 0;
-        while let Some(gap) = self.copied.first_gap(from..self.readable_end) {
-            // Within the gap, what is readable starts after what is not.
-            let start = self
-                .readable
-                .first_gap(gap.clone())
-                .map_or(gap.start, |hole| if hole.start > gap.start { gap.start } else { hole.end });
-            let end = self.readable.first_gap(start..gap.end).map_or(gap.end, |hole| hole.start);
-            if start < end {
-                return Some(start..end.min(start + STEP_BYTES));
-            }
-            from = gap.end;
-        }
-        None
+        let gap = self.news.iter().find_map(|range| self.copied.first_gap(range.clone()))?;
+        Some(gap.start..gap.end.min(gap.start + STEP_BYTES))
     }
 
     /// The next bytes to hash, in order: of FILE's own copy when there is one, else of the content.
@@ -276,6 +270,8 @@ impl<'a> Transfer<'a> {
             part.copy(content, range.clone())
                 .map_err(|error| Failure::io("cannot copy to the unfinished file", &error))?;
             self.copied.insert(range);
+            let is_copied = |range: &mut Range<u64>| self.copied.first_gap(range.clone()).is_none();
+            while self.news.pop_front_if(is_copied).is_some() {}
         }
         if let Some(range) = self.next_hash()
             && let Some(hash) = &mut self.hash
