@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod files;
+pub mod island;
 pub mod lab;
 pub mod liar;
 pub mod loopback;

@@ -1,7 +1,7 @@
 //! An origin on a real socket that does what a script says, byte by byte: right, wrong, late or never.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -98,7 +98,16 @@ impl Scripted {
     /// When loopback has no free port.
     #[must_use]
     pub fn start(script: Script, tls: Option<Arc<ServerConfig>>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), script, tls)
+    }
+
+    /// The same at an address of this host, or of the island that the thread is on.
+    ///
+    /// # Panics
+    /// When it has no free port.
+    #[must_use]
+    pub fn start_at(address: IpAddr, script: Script, tls: Option<Arc<ServerConfig>>) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Mutex::new(Shared { script, requests: Vec::new(), began: None }));
         let origin = Self { address, is_tls: tls.is_some(), shared };
@@ -118,6 +127,12 @@ impl Scripted {
     pub fn url(&self, path: &str) -> String {
         let scheme = if self.is_tls { "https" } else { "http" };
         format!("{scheme}://localhost:{}/{path}", self.address.port())
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// From now on it does what `script` says.

@@ -168,7 +168,10 @@ impl From<&OriginError> for Failure {
                 Self { code: code::ORIGIN_REFUSED, message, hint: hint(*status).to_owned() }
             }
             OriginError::Changed { .. } => Self { code: code::ORIGIN_REFUSED, message, hint: hint(412).to_owned() },
-            OriginError::Malformed { .. } | OriginError::TooManyRedirects | OriginError::InsecureRedirect { .. } => {
+            OriginError::Malformed { .. }
+            | OriginError::TooManyRedirects
+            | OriginError::InsecureRedirect { .. }
+            | OriginError::PrivateRedirect { .. } => {
                 Self { code: code::ORIGIN_REFUSED, message, hint: hint(0).to_owned() }
             }
             OriginError::BadUrl(_) | OriginError::BadHeader(_) => {

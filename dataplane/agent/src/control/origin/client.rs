@@ -18,6 +18,7 @@ use hawker_proto::http1::{self, OriginAnswer, RedirectError, ResponseHead};
 use hawker_proto::url::Url;
 
 use super::error::OriginError;
+use super::reach::{Reach, Resolver, TooNear};
 
 /// DNS and TCP together, per address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,8 +98,12 @@ impl fmt::Debug for Answered {
 /// Speaks to origins. Cheap to clone; connections are shared.
 #[derive(Clone)]
 pub(crate) struct OriginClient {
-    http: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    /// One for each [`Reach`], with connections of its own: one that was opened for a near address is not there for
+    /// questions that must go far.
+    https: [Https; Reach::COUNT],
 }
+
+type Https = Client<HttpsConnector<HttpConnector<Resolver>>, Empty<Bytes>>;
 
 impl fmt::Debug for OriginClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -131,19 +136,7 @@ impl OriginClient {
             .expect("ring supports TLS 1.2 and 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let https =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .http1_max_buf_size(http1::HTTP_HEAD_BYTES_MAX)
-            .build(https);
-        Self { http }
+        Self { https: Reach::ALL.map(|least| https(tls.clone(), least)) }
     }
 
     /// Sends `ask` and follows redirects until there is an answer.
@@ -153,9 +146,14 @@ impl OriginClient {
     pub(crate) async fn open(&self, ask: &Ask) -> Result<Answered, OriginError> {
         let mut url = ask.url.clone();
         let mut headers = ask.headers.clone();
+        // The caller may ask for what it likes; where an origin sends it, is the origin's choice.
+        let mut least = Reach::Host;
+        let mut from = None;
         for hop in 0..=http1::REDIRECTS_MAX {
-            let response = self.send(ask, &url, &headers).await?;
+            let response = self.send(ask, &url, &headers, least, from.as_ref()).await?;
             let direct = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
+            // An address that is not known may be any.
+            least = least.max(direct.map_or(Reach::World, |address| Reach::of(address.ip())));
             let (head, body) = split(&url, response)?;
             let answer = http1::interpret(ask.range, &head);
             let OriginAnswer::Redirect { location, .. } = &answer else {
@@ -164,7 +162,7 @@ impl OriginClient {
             };
             let next = http1::redirect_target(&url, location).map_err(|error| refused_redirect(&url, error))?;
             headers = http1::headers_after_redirect(&url, &next, &headers);
-            url = next;
+            from = Some(std::mem::replace(&mut url, next));
         }
         Err(OriginError::TooManyRedirects)
     }
@@ -174,16 +172,39 @@ impl OriginClient {
         ask: &Ask,
         url: &Url,
         headers: &[(String, String)],
+        least: Reach,
+        from: Option<&Url>,
     ) -> Result<Response<Incoming>, OriginError> {
         let request = request(ask, url, headers)?;
         let host = url.authority();
-        match tokio::time::timeout(HEAD_TIMEOUT, self.http.request(request)).await {
+        let too_near =
+            |to: String| OriginError::PrivateRedirect { host: from.map(Url::authority).unwrap_or_default(), to };
+        // hyper asks no resolver about addresses.
+        if !least.admits(url) {
+            return Err(too_near(host));
+        }
+        match tokio::time::timeout(HEAD_TIMEOUT, self.https[least as usize].request(request)).await {
             Err(_) => Err(OriginError::Timeout { host, waited: HEAD_TIMEOUT }),
+            Ok(Err(error)) if TooNear::is_in(&error) => Err(too_near(host)),
             Ok(Err(error)) if error.is_connect() => Err(OriginError::Connect { host, reason: innermost(&error) }),
             Ok(Err(error)) => Err(OriginError::Broken { host, reason: innermost(&error) }),
             Ok(Ok(response)) => Ok(response),
         }
     }
+}
+
+fn https(tls: rustls::ClientConfig, least: Reach) -> Https {
+    let mut tcp = HttpConnector::new_with_resolver(Resolver::new(least));
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .http1_max_buf_size(http1::HTTP_HEAD_BYTES_MAX)
+        .build(https)
 }
 
 fn request(ask: &Ask, url: &Url, headers: &[(String, String)]) -> Result<Request<Empty<Bytes>>, OriginError> {

@@ -18,6 +18,8 @@ pub(crate) enum OriginError {
     TooManyRedirects,
     /// A redirect that would leave https.
     InsecureRedirect { host: String },
+    /// A redirect from far away to what only this network or this host can reach.
+    PrivateRedirect { host: String, to: String },
     /// No connection: DNS, TCP or TLS.
     Connect { host: String, reason: String },
     /// The connection broke, or the answer is not HTTP.
@@ -76,6 +78,9 @@ impl fmt::Display for OriginError {
             Self::BadHeader(name) => write!(f, "header `{name}` cannot be sent: it holds characters that HTTP forbids"),
             Self::TooManyRedirects => f.write_str("the origin redirects in circles (more than 10 times)"),
             Self::InsecureRedirect { host } => write!(f, "{host} redirects from https to http, which is refused"),
+            Self::PrivateRedirect { host, to } => {
+                write!(f, "{host} redirects to {to}, which stands in a private network, and that is refused")
+            }
             Self::Connect { host, reason } => write!(f, "cannot connect to {host}: {reason}"),
             Self::Broken { host, reason } => write!(f, "the connection to {host} broke: {reason}"),
             Self::Timeout { host, waited } => write!(f, "{host} sent nothing for {} s", waited.as_secs()),

@@ -5,6 +5,7 @@ mod body;
 mod client;
 mod error;
 mod fetch;
+mod reach;
 mod resolve;
 mod spool;
 
