@@ -34,14 +34,22 @@ impl Link {
     /// # Errors
     /// The agent is not there, or did not take the handshake.
     pub fn dial(to: SocketAddr, identity: &Identity) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&to, PATIENCE)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_nodelay(true)?;
         let (handshake, hello) = Handshake::dial(&config(identity, ROLE_WANTS));
-        let mut link = Self { socket };
+        let mut link = Self::connect(to)?;
         link.send(&hello)?;
         link.shake(handshake)?;
         Ok(link)
+    }
+
+    /// Connects and says nothing yet.
+    ///
+    /// # Errors
+    /// The agent is not there.
+    pub fn connect(to: SocketAddr) -> io::Result<Self> {
+        let socket = TcpStream::connect_timeout(&to, PATIENCE)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_nodelay(true)?;
+        Ok(Self { socket })
     }
 
     /// Takes a child that connected.
