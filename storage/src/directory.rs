@@ -187,6 +187,15 @@ fn check_owner(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Refuses a data directory that others could change, as opening it does: for what is kept in it beside the store.
+///
+/// # Errors
+/// [`OpenError`]; nothing was changed.
+pub fn check_data_dir(dir: &Path) -> Result<(), OpenError> {
+    let root = std::path::absolute(dir).map_err(|source| io_error("name", dir, source))?;
+    check_owner(&root)
+}
+
 fn lock(root: &Path) -> Result<OwnedFd, OpenError> {
     let path = root.join("lock");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -33,7 +33,9 @@ impl fmt::Display for OpenError {
             Self::Symlink { path } => {
                 write!(f, "data directory {} is a symbolic link; name the directory that it points to", path.display())
             }
-            Self::NotADirectory { path } => write!(f, "{} is not a directory", path.display()),
+            Self::NotADirectory { path } => {
+                write!(f, "{} is not a directory; choose another with --data-dir", path.display())
+            }
             Self::ForeignOwner { path, owner, expected } => write!(
                 f,
                 "data directory {} belongs to user {owner}, not to user {expected} who runs hawker; \
@@ -96,18 +98,26 @@ impl fmt::Display for CreateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exists => f.write_str("the task exists"),
-            Self::OverLimit { needed_bytes, limit_bytes } => {
-                write!(f, "{needed_bytes} bytes do not fit into the cache limit of {limit_bytes} bytes")
-            }
+            Self::OverLimit { needed_bytes, limit_bytes } => write_over_limit(f, *needed_bytes, *limit_bytes),
             Self::DiskFull { needed_bytes, source } => {
                 write!(f, "no room for {needed_bytes} bytes in the data directory: {source}")
             }
             Self::Busy => f.write_str("too many tasks wait for space"),
-            Self::Closed => f.write_str("the store takes no new tasks"),
+            Self::Closed => f.write_str(
+                "the store takes no new tasks: the agent ends, or its disk failed and it has to be restarted",
+            ),
             Self::WrongSpool { what } => write!(f, "cannot adopt the spooled content: {what}"),
             Self::Disk(source) => write!(f, "cannot create a task: {source}"),
         }
     }
+}
+
+/// The limit is the user's, or what the disk has.
+fn write_over_limit(f: &mut fmt::Formatter<'_>, needed_bytes: u64, limit_bytes: u64) -> fmt::Result {
+    write!(
+        f,
+        "no room for {needed_bytes} bytes: the cache may hold {limit_bytes} (--limit-disk, and what the disk has free)"
+    )
 }
 
 /// Why a task of the catalog was not opened.
@@ -179,9 +189,7 @@ pub enum SpoolError {
 impl fmt::Display for SpoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OverLimit { needed_bytes, limit_bytes } => {
-                write!(f, "{needed_bytes} bytes do not fit into the cache limit of {limit_bytes} bytes")
-            }
+            Self::OverLimit { needed_bytes, limit_bytes } => write_over_limit(f, *needed_bytes, *limit_bytes),
             Self::Busy => f.write_str("too many tasks wait for space"),
             Self::NotFound => f.write_str("no such spool"),
             Self::Closed => f.write_str("the store is closing"),

@@ -20,6 +20,7 @@ mod store;
 mod table;
 mod task_file;
 
+pub use directory::check_data_dir;
 pub use error::{BatchError, CreateError, OpenError, OpenTaskError, RecordError, SealError, SpoolError};
 pub use meta::{META_BYTES_MAX, TaskMeta};
 pub use op::{Adopt, File, FileSystemSpace, Input, OpId, OpOk, OpResult, Output, SpoolId, StoreOp, WriteMode};

@@ -56,28 +56,28 @@ pub(crate) struct Space {
     usage: Usage,
     /// Part of `reserved` that the file system has not been asked for yet.
     unallocated: u64,
-    is_fixed: bool,
+    /// What the user allows, however much is free.
+    fixed: Option<u64>,
 }
 
 impl Space {
     /// With a fixed limit, or with one that follows the file system.
     pub(crate) fn new(limit_bytes: Option<u64>) -> Self {
         let usage = Usage { limit: limit_bytes.unwrap_or(0), ..Usage::default() };
-        Self { usage, unallocated: 0, is_fixed: limit_bytes.is_some() }
+        Self { usage, unallocated: 0, fixed: limit_bytes }
     }
 
     pub(crate) fn usage(&self) -> Usage {
         self.usage
     }
 
-    /// Moves the limit: what Hawker holds on disk now and what is free above the share to keep.
+    /// Moves the limit: what Hawker holds on disk now and what is free above the share to keep. A fixed limit keeps
+    /// nothing free, but what the disk does not have cannot be promised: old tasks have to go for new ones.
     pub(crate) fn set_file_system(&mut self, space: FileSystemSpace) {
-        if self.is_fixed {
-            return;
-        }
-        let keep = space.total_bytes / 100 * KEEP_FREE_PERCENT;
         let on_disk = self.usage.total() - self.unallocated;
-        self.usage.limit = on_disk.saturating_add(space.available_bytes).saturating_sub(keep);
+        let at_most = on_disk.saturating_add(space.available_bytes);
+        let keep = space.total_bytes / 100 * KEEP_FREE_PERCENT;
+        self.usage.limit = self.fixed.map_or(at_most.saturating_sub(keep), |fixed| fixed.min(at_most));
     }
 
     pub(crate) fn fits(&self, bytes: u64) -> bool {

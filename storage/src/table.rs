@@ -155,10 +155,20 @@ impl Table {
             recovered.pieces += kept.count_ones();
             recovered.dropped += ((received | durable) & !kept).count_ones();
         }
+        self.drop_unsound_records();
         // After the bits: were this process killed in between, the next one would do the same again.
         std::sync::atomic::fence(Release);
         self.map.write(BOOT_AT, &boot_bytes(self.instance, boot_id));
         recovered
+    }
+
+    /// A record that does not hold is none: left there it would stand in the way of the right one.
+    fn drop_unsound_records(&self) {
+        for piece in (0..self.layout.geometry.piece_count()).map(PieceIndex) {
+            if self.has_record(piece) && self.record(piece).is_none() {
+                self.map.store(self.layout.record_at(piece), 0, Release);
+            }
+        }
     }
 
     fn with_sound_records(&self, index: usize, bits: u32) -> u32 {

@@ -5,7 +5,9 @@
 //! `tests/run` instead of failing or vanishing.
 
 pub mod cluster;
+pub mod disk;
 pub mod files;
+mod fuse;
 pub mod island;
 pub mod lab;
 pub mod liar;
@@ -13,6 +15,7 @@ pub mod loopback;
 pub mod nginx;
 pub mod origin;
 pub mod process;
+pub mod rig;
 pub mod scripted;
 pub mod tls;
 pub mod workspace;

@@ -185,12 +185,15 @@ fn check(config: &AgentConfig) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Before a key is read from it, or written to it: it must be nobody else's.
 fn prepare_directory(path: &Path) -> Result<(), StartError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|error| StartError::Io { what: "create the data directory", error })
+        .or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+        .map_err(|error| StartError::DataDir { path: path.to_owned(), error })?;
+    hawker_storage::check_data_dir(path).map_err(StartError::Store)
 }
 
 /// The host's key: drawn once, kept for good, read by nobody else.

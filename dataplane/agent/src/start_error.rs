@@ -25,6 +25,13 @@ pub enum StartError {
     },
     /// The data directory cannot be used.
     Store(hawker_storage::OpenError),
+    /// The data directory cannot be made.
+    DataDir {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// The host's key in the data directory cannot be read or written.
     HostKey {
         /// The file.
@@ -66,6 +73,9 @@ impl fmt::Display for StartError {
             ),
             Self::Engine { reason } => write!(f, "this I/O engine cannot run here: {reason}"),
             Self::Store(error) => error.fmt(f),
+            Self::DataDir { path, error } => {
+                write!(f, "cannot create data directory {}: {error}; choose another with --data-dir", path.display())
+            }
             Self::HostKey { path, error } => write!(f, "cannot use the host key {}: {error}", path.display()),
             Self::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
             Self::Socket { path, error } => write!(f, "cannot listen on socket {}: {error}", path.display()),
@@ -78,7 +88,8 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Store(error) => Some(error),
-            Self::HostKey { error, .. }
+            Self::DataDir { error, .. }
+            | Self::HostKey { error, .. }
             | Self::Listen { error, .. }
             | Self::Socket { error, .. }
             | Self::Io { error, .. } => Some(error),

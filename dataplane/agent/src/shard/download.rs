@@ -382,8 +382,9 @@ impl Shard {
         }
         if let Err(error) = result {
             driver.assemblies.remove(&piece);
-            let is_full = error.kind() == io::ErrorKind::StorageFull;
-            let error = DownloadError::Disk { message: error.to_string(), is_full };
+            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            let message = format!("cannot write to the data directory: {error}");
+            let error = DownloadError::Disk { message, is_full };
             self.events.push(ShardEvent::Failed { task, error });
             self.tell(task, DownloadInput::PieceLost { piece });
             return;
@@ -404,7 +405,8 @@ impl Shard {
         if file.has_piece(piece) {
             return;
         }
-        if !file.has_record(piece) {
+        // One that cannot be read back is replaced.
+        if file.record(piece).is_none() {
             let block_count = driver.task.geometry().block_count(piece);
             let values: Option<Vec<ChainingValue>> =
                 (0..block_count).map(|block| assembly.values.get(&BlockIndex(block)).copied()).collect();

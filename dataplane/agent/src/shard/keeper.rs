@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hawker_proto::{Instant, TaskId};
+use hawker_proto::{Geometry, Instant, TaskId};
 use hawker_ring::{Op, Outcome};
 use hawker_storage::{
     Adopt, CreateError, File, FileSystemSpace, Input, OpId, OpOk, OpenTaskError, Output, SealError, SpoolError,
-    SpoolId, Store, StoreOp, TaskFile, TaskMeta, TaskSummary,
+    SpoolId, Store, StoreOp, TaskFile, TaskMeta, TaskSummary, WriteMode,
 };
 use tokio::sync::oneshot;
 
@@ -27,10 +27,13 @@ type Reply<T> = oneshot::Sender<T>;
 enum Pending {
     Create {
         task: TaskId,
+        recipe: Option<Box<Recipe>>,
         reply: Reply<Result<Arc<SharedTask>, CreateError>>,
     },
-    /// The store had the task that was to be created: it is continued.
+    /// The store had the task that was to be created: it is continued, or created anew when it turns out damaged.
     Continue {
+        task: TaskId,
+        recipe: Option<Box<Recipe>>,
         reply: Reply<Result<Arc<SharedTask>, CreateError>>,
     },
     Open {
@@ -46,6 +49,14 @@ enum Pending {
     Reserve {
         reply: Reply<Result<(), SpoolError>>,
     },
+}
+
+/// What a task is created from.
+#[derive(Clone)]
+struct Recipe {
+    geometry: Geometry,
+    meta: TaskMeta,
+    write_mode: WriteMode,
 }
 
 /// The store, and who waits for its answers.
@@ -108,9 +119,7 @@ impl Keeper {
     fn on_request(&mut self, now: Instant, request: KeeperRequest) {
         match request {
             KeeperRequest::Create { task, geometry, meta, write, reply } => {
-                let request = self.ask(Pending::Create { task, reply });
-                let input = Input::Create { request, task, geometry, meta: *meta, write_mode: write };
-                self.store.handle(now, input);
+                self.create(now, task, Recipe { geometry, meta: *meta, write_mode: write }, reply);
             }
             KeeperRequest::Open { task, reply } => {
                 let request = self.ask(Pending::Open { reply });
@@ -125,7 +134,7 @@ impl Keeper {
                 self.store.handle(now, Input::ReserveSpool { request, spool, bytes });
             }
             KeeperRequest::Adopt(adopt) => {
-                let request = self.ask(Pending::Create { task: adopt.task, reply: adopt.reply });
+                let request = self.ask(Pending::Create { task: adopt.task, recipe: None, reply: adopt.reply });
                 let (spool, task, geometry) = (adopt.spool, adopt.task, adopt.geometry);
                 let (meta, records) = (adopt.meta, adopt.records);
                 let adopt = Adopt { request, spool, task, geometry, meta, records };
@@ -141,6 +150,18 @@ impl Keeper {
             KeeperRequest::List { reply } => answer(reply, (self.store.list().collect(), self.store.usage())),
             KeeperRequest::FindResolved { key, reply } => self.find(now, &key, reply),
         }
+    }
+
+    fn create(
+        &mut self,
+        now: Instant,
+        task: TaskId,
+        recipe: Recipe,
+        reply: Reply<Result<Arc<SharedTask>, CreateError>>,
+    ) {
+        let Recipe { geometry, meta, write_mode } = recipe.clone();
+        let request = self.ask(Pending::Create { task, recipe: Some(Box::new(recipe)), reply });
+        self.store.handle(now, Input::Create { request, task, geometry, meta, write_mode });
     }
 
     fn remove(&mut self, now: Instant, task: TaskId, reply: Reply<bool>) {
@@ -166,21 +187,31 @@ impl Keeper {
     }
 
     fn on_created(&mut self, now: Instant, request: u64, result: Result<Arc<TaskFile>, CreateError>) {
-        let Some(Pending::Create { task, reply }) = self.pending.remove(&request) else { return };
+        let Some(Pending::Create { task, recipe, reply }) = self.pending.remove(&request) else { return };
         if matches!(result, Err(CreateError::Exists)) {
-            let request = self.ask(Pending::Continue { reply });
+            let request = self.ask(Pending::Continue { task, recipe, reply });
             self.store.handle(now, Input::Open { request, task });
             return;
+        }
+        if matches!(result, Err(CreateError::DiskFull { .. })) {
+            // Somebody else took the space: the next one has to know what is left.
+            self.space_at = Instant::ZERO;
         }
         let result = result.map(|file| self.share(file));
         answer(reply, result);
     }
 
-    fn on_opened(&mut self, request: u64, result: Result<Arc<TaskFile>, OpenTaskError>) {
+    fn on_opened(&mut self, now: Instant, request: u64, result: Result<Arc<TaskFile>, OpenTaskError>) {
         let result = result.map(|file| self.share(file));
         match self.pending.remove(&request) {
             Some(Pending::Open { reply }) => answer(reply, result.ok()),
-            Some(Pending::Continue { reply }) => {
+            Some(Pending::Continue { task, recipe: Some(recipe), reply })
+                if matches!(result, Err(OpenTaskError::Damaged { .. } | OpenTaskError::NotFound)) =>
+            {
+                // What is left of it goes first: the store takes requests about one task in their order.
+                self.create(now, task, *recipe, reply);
+            }
+            Some(Pending::Continue { reply, .. }) => {
                 answer(reply, result.map_err(|error| CreateError::Disk(io::Error::other(error.to_string()))));
             }
             _ => {}
@@ -191,7 +222,7 @@ impl Keeper {
     fn on_answer(&mut self, now: Instant, output: Output) -> Option<ShardEvent> {
         match output {
             Output::Created { request, result } => self.on_created(now, request, result),
-            Output::Opened { request, result } => self.on_opened(request, result),
+            Output::Opened { request, result } => self.on_opened(now, request, result),
             Output::Meta { request, result } => {
                 if let Some(Pending::Find { summary, reply }) = self.pending.remove(&request) {
                     answer(reply, result.ok().map(|meta| (summary, meta)));

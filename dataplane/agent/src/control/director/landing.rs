@@ -159,6 +159,7 @@ impl Director {
 
     /// A caller's content has a task. Credentials of its own are checked before it sees a byte.
     pub(super) async fn attach(&mut self, id: CallerId, task: TaskId) {
+        self.mend(task).await;
         let Some(caller) = self.callers.get_mut(&id) else { return };
         caller.place = Place::Task(task);
         let Some(running) = self.tasks.get_mut(&task) else { return };

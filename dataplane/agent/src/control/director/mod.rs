@@ -26,7 +26,7 @@ use std::time::Duration;
 use hawker_proto::hash::Root;
 use hawker_proto::resolve::ResolveKey;
 use hawker_proto::trust::SignedLease;
-use hawker_proto::{ClusterKey, HostId, HostKey, PublicKey, TaskId};
+use hawker_proto::{ClusterKey, HostId, HostKey, PieceIndex, PublicKey, TaskId};
 use hawker_scheduler::{Input, WantId};
 use hawker_storage::{CreateError, SealError, TaskMeta, TaskSummary};
 use tokio::sync::{mpsc, oneshot};
@@ -71,6 +71,8 @@ pub(crate) enum Ask {
     Get { caller: CallerId, request: Box<GetRequest>, events: mpsc::Sender<CallerEvent> },
     /// The caller waits no longer.
     Gone { caller: CallerId },
+    /// The disk did not give back a piece; it is cleared.
+    Lost { task: TaskId, piece: PieceIndex },
     /// Everything about this agent.
     Status { reply: oneshot::Sender<Snapshot> },
     /// What one task looks like, by its id or the beginning of it.
@@ -234,6 +236,7 @@ impl Director {
         match ask {
             Ask::Get { caller, request, events } => self.on_get(caller, *request, events).await,
             Ask::Gone { caller } => self.on_gone(caller).await,
+            Ask::Lost { task, piece } => self.on_lost(task, piece).await,
             // Whoever asked may have hung up; nothing is lost then.
             Ask::Status { reply } => self.on_status(reply),
             Ask::Stat { task, reply } => self.on_stat(task, reply),

@@ -129,6 +129,16 @@ impl Director {
         self.update_limit(task).await;
     }
 
+    /// What a sealed task lost to rot is fetched again for the next caller.
+    pub(super) async fn mend(&mut self, task: TaskId) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        if matches!(running.state, State::Sealed(_)) && !running.shared().file().is_sealed() {
+            running.state = State::Idle;
+            let side = running.side;
+            self.begin(task, side).await;
+        }
+    }
+
     fn finish_caller(&mut self, id: CallerId, task: TaskId, root: Root) {
         let Some(caller) = self.callers.get(&id).filter(|caller| caller.is_proven) else { return };
         let event = match caller.request.digest {
@@ -202,12 +212,23 @@ impl Director {
 
     pub(super) async fn on_sealed(&mut self, task: TaskId, root: Root, result: Result<(), SealError>) {
         let Some(running) = self.tasks.get_mut(&task) else { return };
+        if matches!(result, Err(SealError::Incomplete { .. })) {
+            // A piece was lost to rot meanwhile.
+            running.state = State::Idle;
+            let side = running.side;
+            return self.begin(task, side).await;
+        }
         if let Err(error) = result {
             let is_full = matches!(&error, SealError::Disk(io) if crate::control::caller::is_full(io));
             let message = format!("the content could not be kept: {error}");
             let failure =
                 if is_full { Failure::disk_full(message) } else { Failure::other(message, "run the command again") };
-            return self.fail_task(task, &failure).await;
+            self.fail_task(task, &failure).await;
+            if matches!(error, SealError::Disk(_) | SealError::NotFound) {
+                // The store has it no more: the next caller must not join what is left of it.
+                self.on_dropped(task, "the disk failed").await;
+            }
+            return;
         }
         running.state = State::Sealed(root);
         running.leases.clear();

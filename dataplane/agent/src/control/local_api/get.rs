@@ -10,12 +10,13 @@ use std::time::Duration;
 use hawker_api::local;
 use hawker_api::local::event::Event;
 use hawker_proto::hash::Root;
-use hawker_proto::{ByteRange, PieceIndex, PieceMap};
+use hawker_proto::{ByteRange, PieceIndex, PieceMap, TaskId};
 use hawker_storage::Pin;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::proof::Proof;
 use super::wire::{closed, send};
 use super::{LocalApi, event, fail, stopping};
 use crate::control::caller::{CALLER_QUEUE_MAX, CallerEvent, CallerId, Failure, GetRequest, Opened, code};
@@ -27,6 +28,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const GATHER: Duration = Duration::from_millis(10);
 /// Ranges in one progress; the rest follows with the next.
 const RANGES_MAX: usize = 2048;
+/// A disk that rots as often as it is written to is given up.
+const MENDS_MAX: u32 = 3;
 /// For a command that gave no limit: longer than any download.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -35,17 +38,14 @@ pub(super) async fn serve(api: &LocalApi, stream: &mut UnixStream, get: local::G
     let timeout = if get.timeout_ms == 0 { FOREVER } else { Duration::from_millis(get.timeout_ms).min(FOREVER) };
     let wants_link = get.link;
     let request = match GetRequest::parse(get) {
-        Ok(request) => Box::new(request),
+        Ok(request) => request,
         Err(failure) => return fail(stream, &failure).await,
     };
-    let (sender, mut events) = mpsc::channel(CALLER_QUEUE_MAX);
-    let caller = api.next_caller();
     let began = Instant::now();
-    if api.asks().send(Ask::Get { caller, request, events: sender }).await.is_err() {
+    let Some(mut asked) = ask(api, &request).await else {
         return fail(stream, &stopping()).await;
-    }
-    let _interest = Interest { caller, asks: api.asks().clone() };
-    let mut session = Session { began, wants_link, reading: None };
+    };
+    let mut session = Session { began, wants_link, reading: None, whole: None, lost: Vec::new(), mends: 0 };
     let deadline = began + timeout;
     let mut beat = tokio::time::interval(PROGRESS_EVERY);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -53,7 +53,7 @@ pub(super) async fn serve(api: &LocalApi, stream: &mut UnixStream, get: local::G
         tokio::select! {
             // What the director says comes first, so that an end is never behind a flood of news.
             biased;
-            event = events.recv() => {
+            event = asked.events.recv(), if session.whole.is_none() => {
                 let Some(event) = event else { return fail(stream, &stopping()).await };
                 if session.on_event(stream, event).await? {
                     return Ok(());
@@ -64,7 +64,39 @@ pub(super) async fn serve(api: &LocalApi, stream: &mut UnixStream, get: local::G
             () = session.changed() => drop(session.progress(stream).await?),
             _ = beat.tick() => drop(session.progress(stream).await?),
         }
+        for (task, piece) in session.lost.drain(..) {
+            // A director that is gone is met when it is asked next.
+            drop(api.asks().send(Ask::Lost { task, piece }).await);
+        }
+        match session.settle(stream).await? {
+            Settled::Waits => {}
+            Settled::Ended => return Ok(()),
+            Settled::Rotten if session.mends == MENDS_MAX => return fail(stream, &rotten()).await,
+            Settled::Rotten => {
+                session.mends += 1;
+                session.reading = None;
+                match ask(api, &request).await {
+                    Some(again) => asked = again,
+                    None => return fail(stream, &stopping()).await,
+                }
+            }
+        }
     }
+}
+
+/// Asks the director for the content.
+async fn ask(api: &LocalApi, request: &GetRequest) -> Option<Asked> {
+    let (sender, events) = mpsc::channel(CALLER_QUEUE_MAX);
+    let caller = api.next_caller();
+    let request = Box::new(request.clone());
+    api.asks().send(Ask::Get { caller, request, events: sender }).await.ok()?;
+    Some(Asked { events, _interest: Interest { caller, asks: api.asks().clone() } })
+}
+
+/// A question to the director that is not answered yet.
+struct Asked {
+    events: mpsc::Receiver<CallerEvent>,
+    _interest: Interest,
 }
 
 /// Tells the director that nobody waits here any more.
@@ -87,6 +119,20 @@ struct Session {
     began: Instant,
     wants_link: bool,
     reading: Option<Reading>,
+    /// All of it is here; whether the disk gives it back is another question.
+    whole: Option<Root>,
+    /// Pieces that the disk did not give back, until the director heard of them.
+    lost: Vec<(TaskId, PieceIndex)>,
+    /// How often the content was asked for anew because of them.
+    mends: u32,
+}
+
+/// How far a get is.
+enum Settled {
+    Waits,
+    Ended,
+    /// A part of the whole was lost to rot.
+    Rotten,
 }
 
 /// A task whose bytes the caller reads.
@@ -98,6 +144,7 @@ struct Reading {
     cached: u64,
     sources: (u64, u64),
     rate: Rate,
+    proof: Proof,
     _pin: Pin,
 }
 
@@ -122,16 +169,32 @@ impl Session {
                 Ok(false)
             }
             CallerEvent::Done { root } => {
-                while self.progress(stream).await? {}
-                let done = self.done(root);
-                send(stream, &event(Event::Done(done)), None).await?;
-                Ok(true)
+                self.whole = Some(root);
+                Ok(false)
             }
             CallerEvent::Failed(failure) => {
                 fail(stream, &failure).await?;
                 Ok(true)
             }
         }
+    }
+
+    /// Ends the get when all is here and compared.
+    async fn settle(&mut self, stream: &mut UnixStream) -> io::Result<Settled> {
+        let Some(root) = self.whole else { return Ok(Settled::Waits) };
+        if let Some(reading) = &self.reading {
+            if !reading.proof.is_over() {
+                return Ok(Settled::Waits);
+            }
+            if reading.proof.has_lost() {
+                self.whole = None;
+                return Ok(Settled::Rotten);
+            }
+        }
+        while self.progress(stream).await? {}
+        let done = self.done(root);
+        send(stream, &event(Event::Done(done)), None).await?;
+        Ok(Settled::Ended)
     }
 
     async fn open(&mut self, stream: &mut UnixStream, opened: Opened) -> io::Result<()> {
@@ -152,6 +215,7 @@ impl Session {
             cached,
             sources: task.bytes_by_source(),
             rate: Rate { bytes: cached, at: Instant::now(), bytes_per_s: 0.0 },
+            proof: Proof::begin(file),
             _pin: file.pin(),
             opened,
         });
@@ -159,13 +223,16 @@ impl Session {
         Ok(())
     }
 
-    /// Resolves a moment after pieces arrived.
+    /// Resolves a moment after pieces arrived or were compared.
     async fn changed(&mut self) {
-        let Some(reading) = &mut self.reading else { return std::future::pending().await };
-        match reading.opened.changed.changed().await {
-            Ok(()) => tokio::time::sleep(GATHER).await,
-            // The task is closed: its end is on its way.
-            Err(_) => std::future::pending().await,
+        let Some(Reading { opened, proof, .. }) = &mut self.reading else { return std::future::pending().await };
+        tokio::select! {
+            // Not when the task is closed: its end is on its way.
+            Ok(()) = opened.changed.changed() => {}
+            bad = proof.next() => self.lost.extend(bad.map(|piece| (opened.task.id(), piece))),
+        }
+        if self.whole.is_none() {
+            tokio::time::sleep(GATHER).await;
         }
     }
 
@@ -200,7 +267,7 @@ impl Reading {
     fn progress(&mut self) -> (local::Progress, bool) {
         let task = &self.opened.task;
         let geometry = task.geometry();
-        let received = task.file().received();
+        let received = self.proof.readable(task.file().received());
         let first_missing = received.first_missing(PieceIndex(0));
         let frontier = first_missing.map_or(geometry.length(), |piece| geometry.piece_range(piece).start());
         let mut ready: Vec<ByteRange> = Vec::new();
@@ -266,6 +333,13 @@ impl Rate {
         let whole = self.bytes_per_s as u64;
         whole
     }
+}
+
+fn rotten() -> Failure {
+    Failure::other(
+        "the disk gives back other bytes than were written, again and again",
+        "check the disk of the data directory",
+    )
 }
 
 fn timed_out(timeout: Duration) -> Failure {

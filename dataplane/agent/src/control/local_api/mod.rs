@@ -1,6 +1,7 @@
 //! The command line's socket: one request a connection, events back, the content by its descriptor.
 
 mod get;
+mod proof;
 mod wire;
 
 use std::io;
