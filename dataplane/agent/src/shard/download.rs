@@ -32,6 +32,10 @@ const LIES_MAX: u32 = 2;
 /// One task on its way to this host.
 pub(super) struct Driver {
     pub(super) task: Arc<SharedTask>,
+    /// Which of this shard's downloads it is: a write of an earlier one of the same task may still be on its way.
+    run: u64,
+    /// Control was told of a failure, and ends it: once, since the next caller must not hear of it too.
+    has_failed: bool,
     pub(super) machine: Download,
     /// Keeps the task from eviction while it is fetched.
     _pin: hawker_storage::Pin,
@@ -102,8 +106,11 @@ impl Shard {
         let seed = u64::from_le_bytes(self.identity.host.0[..8].try_into().expect("eight bytes")) ^ self.now.as_nanos();
         let have = task.file().received();
         let machine = Download::new(DownloadConfig::default(), task.geometry(), have, seed, self.now);
+        self.next_run += 1;
         let driver = Driver {
             task: Arc::clone(task),
+            run: self.next_run,
+            has_failed: false,
             machine,
             _pin: task.file().pin(),
             candidates: HashMap::new(),
@@ -349,12 +356,12 @@ impl Shard {
     ) {
         let Some(driver) = self.downloads.get(&task) else { return };
         let offset = driver.task.geometry().block_range(piece, block).start();
-        let file = driver.file();
+        let (file, run) = (driver.file(), driver.run);
         // O_DIRECT takes whole sectors; a shorter tail goes through the page cache.
         let is_aligned = (length as u64).is_multiple_of(hawker_storage::DIRECT_ALIGNMENT);
         let target = file.direct().filter(|_| is_aligned).unwrap_or_else(|| file.content());
         let op = Op::Write { file: Arc::clone(target), block: memory, range: 0..length, offset };
-        self.submit(op, Purpose::Write { task, piece, block });
+        self.submit(op, Purpose::Write { task, run, piece, block });
     }
 
     /// The value of a block that came from the origin, kept until its piece is whole. False: it differs from what is
@@ -374,8 +381,23 @@ impl Shard {
         true
     }
 
-    pub(super) fn on_wrote(&mut self, task: TaskId, piece: PieceIndex, block: BlockIndex, result: io::Result<usize>) {
+    /// Tells control that a download cannot go on.
+    pub(super) fn fail_download(&mut self, task: TaskId, error: DownloadError) {
         let Some(driver) = self.downloads.get_mut(&task) else { return };
+        if !std::mem::replace(&mut driver.has_failed, true) {
+            self.events.push(ShardEvent::Failed { task, error });
+        }
+    }
+
+    pub(super) fn on_wrote(
+        &mut self,
+        task: TaskId,
+        run: u64,
+        piece: PieceIndex,
+        block: BlockIndex,
+        result: io::Result<usize>,
+    ) {
+        let Some(driver) = self.downloads.get_mut(&task).filter(|driver| driver.run == run) else { return };
         if result.is_ok() && driver.file().has_piece(piece) {
             // The same bytes once more, from a peer and from the origin: they were on their way when the piece was whole.
             return;
@@ -385,7 +407,7 @@ impl Shard {
             let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
             let message = format!("cannot write to the data directory: {error}");
             let error = DownloadError::Disk { message, is_full };
-            self.events.push(ShardEvent::Failed { task, error });
+            self.fail_download(task, error);
             self.tell(task, DownloadInput::PieceLost { piece });
             return;
         }
@@ -513,7 +535,7 @@ impl Shard {
             None => {
                 let message = "a record of this task cannot be read back".to_owned();
                 let error = DownloadError::Disk { message, is_full: false };
-                self.events.push(ShardEvent::Failed { task, error });
+                self.fail_download(task, error);
             }
         }
         self.stop_download(task);

@@ -82,6 +82,7 @@ enum Purpose {
     /// A block of a task on its way to disk.
     Write {
         task: TaskId,
+        run: u64,
         piece: PieceIndex,
         block: BlockIndex,
     },
@@ -183,6 +184,7 @@ struct Shard {
     delayed_sends: VecDeque<DelayedSend>,
 
     downloads: HashMap<TaskId, Driver>,
+    next_run: u64,
     dirty_downloads: HashSet<TaskId>,
     places: Places<TaskId>,
     board: Arc<PlaceBoard>,
@@ -275,8 +277,8 @@ impl Shard {
             (Purpose::Transmit { link }, Outcome::Transmitted { result, head, .. }) => {
                 self.on_transmitted(link, result.is_ok(), head);
             }
-            (Purpose::Write { task, piece, block }, Outcome::Wrote { result, .. }) => {
-                self.on_wrote(task, piece, block, result);
+            (Purpose::Write { task, run, piece, block }, Outcome::Wrote { result, .. }) => {
+                self.on_wrote(task, run, piece, block, result);
             }
             (Purpose::ServeRead { link, channel, piece, block }, Outcome::Read { result, block: memory }) => {
                 let send = DelayedSend { link, channel, piece, block, is_paid: true };

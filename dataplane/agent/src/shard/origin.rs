@@ -455,7 +455,7 @@ impl Shard {
         };
         if let (OriginEnd::Refused { status }, true) = (end, driver.routes.is_empty()) {
             let error = DownloadError::OriginRefused { status };
-            self.events.push(ShardEvent::Failed { task, error });
+            self.fail_download(task, error);
         }
         if !lease.is_own() {
             self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end });

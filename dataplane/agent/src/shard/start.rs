@@ -254,6 +254,7 @@ impl Seed {
             slots: self.slots,
             delayed_sends: VecDeque::new(),
             downloads: HashMap::new(),
+            next_run: 0,
             dirty_downloads: HashSet::new(),
             places: Places::default(),
             board: self.board,
