@@ -90,8 +90,12 @@ fn through_agent(
 fn check_url(text: &str) -> Result<(), Failure> {
     match hawker_proto::url::Url::parse(text) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Failure::usage(format!("`{text}` cannot be downloaded: {error}"))
-            .hint("URLs start with http:// or https://; credentials go into -H 'Authorization: ...'")),
+        Err(error) => {
+            // What stands before the last @ or behind a ? may be a secret, and what is printed ends up in some log.
+            let shown = text.split('?').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
+            Err(Failure::usage(format!("`{shown}` cannot be downloaded: {error}"))
+                .hint("URLs start with http:// or https://; credentials go into -H 'Authorization: ...'"))
+        }
     }
 }
 
