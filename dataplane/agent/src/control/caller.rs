@@ -113,6 +113,10 @@ pub(crate) struct Opened {
     /// Changes when pieces arrived.
     pub(crate) changed: watch::Receiver<u64>,
     pub(crate) neighbors: Arc<AtomicU32>,
+    /// Bytes that were here before, and bytes by source (origin, peers) until then: pieces may come before the caller's
+    /// own task hears of this.
+    pub(crate) cached: u64,
+    pub(crate) sources: (u64, u64),
 }
 
 /// Why a request failed, as a user reads it.

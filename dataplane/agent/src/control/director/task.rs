@@ -120,8 +120,10 @@ impl Director {
             task: Arc::clone(running.shared()),
             changed: running.changed.subscribe(),
             neighbors: Arc::clone(&running.neighbor_count),
+            cached: running.shared().file().bytes_received(),
+            sources: running.shared().bytes_by_source(),
         };
-        self.cache_bytes += running.shared().file().bytes_received();
+        self.cache_bytes += opened.cached;
         tell(&caller.events, CallerEvent::Opened(opened));
         if let State::Sealed(root) = running.state {
             self.finish_caller(id, task, root);

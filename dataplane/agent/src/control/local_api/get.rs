@@ -140,9 +140,6 @@ struct Reading {
     opened: Opened,
     /// Pieces that the caller was told of.
     told: PieceMap,
-    /// What was here before, and by source until then.
-    cached: u64,
-    sources: (u64, u64),
     rate: Rate,
     proof: Proof,
     _pin: Pin,
@@ -209,12 +206,9 @@ impl Session {
         // Reopened, because a descriptor that is passed on keeps the right to write that it was opened with.
         let readable = OwnedFd::from(File::open(format!("/proc/self/fd/{}", file.content().as_raw_fd()))?);
         send(stream, &event(Event::Opened(message)), Some(&readable)).await?;
-        let cached = file.bytes_received();
         self.reading = Some(Reading {
             told: PieceMap::empty(geometry.piece_count()),
-            cached,
-            sources: task.bytes_by_source(),
-            rate: Rate { bytes: cached, at: Instant::now(), bytes_per_s: 0.0 },
+            rate: Rate { bytes: opened.cached, at: Instant::now(), bytes_per_s: 0.0 },
             proof: Proof::begin(file),
             _pin: file.pin(),
             opened,
@@ -256,7 +250,7 @@ impl Session {
             digest,
             origin_bytes,
             peer_bytes,
-            cache_bytes: reading.cached,
+            cache_bytes: reading.opened.cached,
             elapsed_ms,
             sealed_path: sealed_path.map(|path| path.display().to_string()).unwrap_or_default(),
         }
@@ -296,7 +290,7 @@ impl Reading {
             bytes_total: geometry.length(),
             origin_bytes,
             peer_bytes,
-            cache_bytes: self.cached,
+            cache_bytes: self.opened.cached,
             bytes_per_s: self.rate.update(bytes_done),
             neighbors: self.opened.neighbors.load(Ordering::Relaxed),
             frontier,
@@ -308,7 +302,7 @@ impl Reading {
     /// Bytes from origin and from peers since the caller came.
     fn by_source(&self) -> (u64, u64) {
         let (origin, peer) = self.opened.task.bytes_by_source();
-        (origin.saturating_sub(self.sources.0), peer.saturating_sub(self.sources.1))
+        (origin.saturating_sub(self.opened.sources.0), peer.saturating_sub(self.opened.sources.1))
     }
 
     /// Where the content lies, for a hard link.
