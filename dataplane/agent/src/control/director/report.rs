@@ -133,6 +133,11 @@ async fn find(keeper: &Keeper, text: &str, open: Vec<local::Task>) -> Result<(Ta
     }
 }
 
+/// A URL as everybody who may ask this agent sees it: a query may be a signed token.
+fn shown(url: &str) -> String {
+    url.split_once('?').map_or_else(|| url.to_owned(), |(path, _)| format!("{path}?..."))
+}
+
 fn open_task(id: TaskId, running: &Running) -> local::Task {
     let file = running.shared().file();
     let (origin, peer) = running.shared().bytes_by_source();
@@ -143,7 +148,7 @@ fn open_task(id: TaskId, running: &Running) -> local::Task {
     };
     local::Task {
         task: id.to_string(),
-        url: running.about.url.clone(),
+        url: shown(&running.about.url),
         length: running.about.geometry.length(),
         piece_bytes: running.about.geometry.piece_bytes(),
         pieces_have: file.received().len(),
@@ -165,7 +170,7 @@ fn stored_task(summary: &TaskSummary) -> local::Task {
     let pieces = bytes_have.div_ceil(u64::from(geometry.piece_bytes()));
     local::Task {
         task: summary.task.to_string(),
-        url: summary.url.clone().unwrap_or_default(),
+        url: shown(summary.url.as_deref().unwrap_or_default()),
         length: geometry.length(),
         piece_bytes: geometry.piece_bytes(),
         pieces_have: u32::try_from(pieces).unwrap_or(u32::MAX),
@@ -179,4 +184,16 @@ fn stored_task(summary: &TaskSummary) -> local::Task {
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn queries_are_not_shown() {
+        assert_eq!(shown("https://origin/a?token=secret&b?c"), "https://origin/a?...");
+        assert_eq!(shown("https://origin/a"), "https://origin/a");
+        assert_eq!(shown(""), "");
+    }
 }
