@@ -60,6 +60,29 @@ pub fn free_address() -> SocketAddr {
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Both engines, or the one that works here.
+#[must_use]
+pub fn engines(test: &str) -> Vec<&'static str> {
+    if has_io_uring() {
+        return vec!["uring", "epoll"];
+    }
+    skip(test, "half of it: this kernel or container has no io_uring");
+    vec!["epoll"]
+}
+
+/// Runs `check` on each engine that this machine has, one test at a time; not at all when there is an `obstacle`.
+pub fn on_both_engines(test: &str, obstacle: Option<&str>, check: impl Fn(&'static str)) {
+    if let Some(obstacle) = obstacle {
+        return skip(test, obstacle);
+    }
+    let _alone = exclusive();
+    for engine in engines(test) {
+        let start = std::time::Instant::now();
+        check(engine);
+        println!("{test}: {engine} {:.1} s", start.elapsed().as_secs_f64());
+    }
+}
+
 /// Held by tests that start clusters: several at once on two cores would measure each other.
 pub fn exclusive() -> MutexGuard<'static, ()> {
     // A test that failed while it held the lock left nothing behind that the next one could trip over.

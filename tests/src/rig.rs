@@ -8,21 +8,11 @@ use crate::cluster::{ask, clean};
 use crate::disk::{Cut, Disk, Faults};
 use crate::nginx::{Behaviour, Nginx};
 use crate::process::{Ended, Process, Scratch};
-use crate::{files, free_address, has_io_uring, skip, workspace};
+use crate::{files, free_address, workspace};
 
 const LIMIT: Duration = Duration::from_mins(1);
 /// Without a journal an error costs what it hits; with one ext4 turns read-only at the first.
 pub const NO_JOURNAL: &[&str] = &["-O", "^has_journal"];
-
-/// Both engines, or the one that works here.
-#[must_use]
-pub fn engines(test: &str) -> Vec<&'static str> {
-    if has_io_uring() {
-        return vec!["uring", "epoll"];
-    }
-    skip(test, "half of it: this kernel or container has no io_uring");
-    vec!["epoll"]
-}
 
 /// Why this machine can have no [`Rig`], `None` when it can.
 #[must_use]

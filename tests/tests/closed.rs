@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hawker_tests::cluster::{ask, clean};
 use hawker_tests::island::Island;
 use hawker_tests::process::{Ended, Process, Scratch};
 use hawker_tests::scripted::{Scripted, honest, refusal};
-use hawker_tests::{exclusive, files, skip, workspace};
+use hawker_tests::{files, workspace};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -24,21 +24,8 @@ const ADDRESSES: [&str; 5] =
 
 const HOSTS: &str = "127.0.0.1 localhost\n10.9.9.9 inside.test\n203.0.113.2 outside.test\n";
 
-/// Runs `check` on each engine that this machine has.
 fn on_both_engines(test: &str, check: impl Fn(&'static str)) {
-    if let Some(obstacle) = Island::obstacle() {
-        return skip(test, &obstacle);
-    }
-    let _alone = exclusive();
-    for engine in ["uring", "epoll"] {
-        if engine == "uring" && !hawker_tests::has_io_uring() {
-            skip(test, "half of it: this kernel or container has no io_uring");
-            continue;
-        }
-        let start = Instant::now();
-        check(engine);
-        println!("{test}: {engine} {:.1} s", start.elapsed().as_secs_f64());
-    }
+    hawker_tests::on_both_engines(test, Island::obstacle().as_deref(), check);
 }
 
 /// An agent on the island that works alone, and its socket.

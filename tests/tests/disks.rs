@@ -7,8 +7,8 @@ use std::time::Duration;
 use hawker_tests::cluster::ask;
 use hawker_tests::disk::Faults;
 use hawker_tests::process::{Ended, Scratch, wait_until};
-use hawker_tests::rig::{NO_JOURNAL, Rig, engines, obstacle, start_agent};
-use hawker_tests::{exclusive, files, skip};
+use hawker_tests::rig::{NO_JOURNAL, Rig, obstacle, start_agent};
+use hawker_tests::{engines, exclusive, files, skip};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const DISK_BYTES: usize = 64 << 20;

@@ -13,28 +13,16 @@ use hawker_proto::{BlockIndex, Geometry, HostId, PieceIndex, TaskId};
 use hawker_tests::liar::{Identity, Lie, Link, Parent, Session, Subject};
 use hawker_tests::loopback::{CLUSTER_KEY, Loopback};
 use hawker_tests::process::{Process, wait_until};
-use hawker_tests::{exclusive, files, skip, workspace};
+use hawker_tests::{files, workspace};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// 96 pieces and one byte: more than the first GET of a resolve brings.
 const LENGTH: usize = (6 << 20) + 1;
 
-/// Runs `check` on each engine that this machine has.
 fn on_both_engines(test: &str, check: impl Fn(&'static str)) {
-    if workspace::find_program("nginx").is_none() {
-        return skip(test, "nginx is not installed");
-    }
-    let _alone = exclusive();
-    for engine in ["uring", "epoll"] {
-        if engine == "uring" && !hawker_tests::has_io_uring() {
-            skip(test, "half of it: this kernel or container has no io_uring");
-            continue;
-        }
-        let start = Instant::now();
-        check(engine);
-        println!("{test}: {engine} {:.1} s", start.elapsed().as_secs_f64());
-    }
+    let obstacle = workspace::find_program("nginx").is_none().then_some("nginx is not installed");
+    hawker_tests::on_both_engines(test, obstacle, check);
 }
 
 /// Has agent 0 download new content, so that there is an honest holder with proofs.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hawker_tests::cluster::ask;
 use hawker_tests::disk::{Cut, Random};
-use hawker_tests::rig::{Rig, engines, obstacle};
-use hawker_tests::{exclusive, is_full, skip};
+use hawker_tests::rig::{Rig, obstacle};
+use hawker_tests::{engines, exclusive, is_full, skip};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const DISK_BYTES: usize = 64 << 20;

@@ -21,7 +21,7 @@ use hawker_tests::island::Island;
 use hawker_tests::liar::{Identity, Link, Message};
 use hawker_tests::loopback::CLUSTER_KEY;
 use hawker_tests::process::{Process, Scratch};
-use hawker_tests::{exclusive, skip, workspace};
+use hawker_tests::workspace;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -135,19 +135,8 @@ impl Cluster {
     }
 }
 
-/// Runs `check` on each engine that this machine has.
 fn on_both_engines(test: &str, check: impl Fn(&Cluster)) {
-    if let Some(obstacle) = Island::obstacle() {
-        return skip(test, &obstacle);
-    }
-    let _alone = exclusive();
-    for engine in ["uring", "epoll"] {
-        if engine == "uring" && !hawker_tests::has_io_uring() {
-            skip(test, "half of it: this kernel or container has no io_uring");
-            continue;
-        }
-        check(&Cluster::start(engine));
-    }
+    hawker_tests::on_both_engines(test, Island::obstacle().as_deref(), |engine| check(&Cluster::start(engine)));
 }
 
 #[test]
