@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hawker_proto::TaskId;
@@ -113,7 +114,10 @@ impl Loopback {
         command.args(["get", &self.nginx.url(name), "--json", "--digest", &digest, "-o"]);
         command.arg(self.output(index, name)).arg("--socket").arg(self.socket(index));
         clean(&mut command);
-        Process::start(self.scratch.path(), &format!("get-{index}-{name}"), command)
+        // A file may be asked for again, and each answer is one of its own.
+        static GETS: AtomicU32 = AtomicU32::new(0);
+        let number = GETS.fetch_add(1, Ordering::Relaxed);
+        Process::start(self.scratch.path(), &format!("get-{index}-{name}-{number}"), command)
     }
 
     /// Downloads by an agent and compares.

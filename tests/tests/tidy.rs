@@ -12,7 +12,7 @@ const UNSAFE_ROOMS: &[(&str, usize)] = &[("dataplane/ring", usize::MAX), ("stora
 
 const PURE_ROOMS: &[&str] = &["dataplane/proto", "dataplane/swarm", "control/scheduler"];
 
-const TOP: &[&str] = &["dataplane", "storage", "control", "bench", "perf-scripts", "tests", "target"];
+const TOP: &[&str] = &["dataplane", "storage", "control", "bench", "fuzz", "perf-scripts", "tests", "target"];
 
 #[test]
 fn no_file_is_longer_than_a_redesign() {
