@@ -10,9 +10,14 @@ use crate::table::Layout;
 /// Files take whole pages of this many bytes.
 pub(crate) const PAGE: u64 = 4096;
 
-/// Of 100 bytes of the file system, those that stay free when no limit is configured. The kubelet starts to evict
-/// pods at 15 free (Kubernetes, "Node-pressure Eviction", hard default `nodefs.available<10%`, `imagefs.available<15%`).
+/// Of 100 bytes of the file system, those that stay free of what is only kept, when no limit is configured. The kubelet
+/// removes images from 85 used down to 80 ("Garbage Collection", `imageGCHighThresholdPercent`): hosts that are fuller
+/// than this limit are common.
 const KEEP_FREE_PERCENT: u64 = 25;
+
+/// As [`KEEP_FREE_PERCENT`], while a task is wanted. The kubelet starts to evict pods at 15 free ("Node-pressure
+/// Eviction", hard default `nodefs.available<10%`, `imagefs.available<15%`).
+const KEEP_FREE_AT_WORK_PERCENT: u64 = 15;
 
 /// Where the bytes of the data directory are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,8 +28,11 @@ pub struct Usage {
     pub reserved: u64,
     /// Bytes of tasks that were removed, until nobody holds their files.
     pub lingering: u64,
-    /// The three above never pass this by a reservation.
+    /// Nothing stays beyond this that nobody holds.
     pub limit: u64,
+    /// The first three never pass this by a reservation: at least `limit`, and more where the limit follows the file
+    /// system and a task is wanted that does not fit.
+    pub ceiling: u64,
 }
 
 impl Usage {
@@ -63,7 +71,8 @@ pub(crate) struct Space {
 impl Space {
     /// With a fixed limit, or with one that follows the file system.
     pub(crate) fn new(limit_bytes: Option<u64>) -> Self {
-        let usage = Usage { limit: limit_bytes.unwrap_or(0), ..Usage::default() };
+        let limit = limit_bytes.unwrap_or(0);
+        let usage = Usage { limit, ceiling: limit, ..Usage::default() };
         Self { usage, unallocated: 0, fixed: limit_bytes }
     }
 
@@ -76,11 +85,19 @@ impl Space {
     pub(crate) fn set_file_system(&mut self, space: FileSystemSpace) {
         let on_disk = self.usage.total() - self.unallocated;
         let at_most = on_disk.saturating_add(space.available_bytes);
-        let keep = space.total_bytes / 100 * KEEP_FREE_PERCENT;
-        self.usage.limit = self.fixed.map_or(at_most.saturating_sub(keep), |fixed| fixed.min(at_most));
+        let keeping = |percent| at_most.saturating_sub(space.total_bytes / 100 * percent);
+        let fixed = self.fixed.map(|fixed| fixed.min(at_most));
+        self.usage.limit = fixed.unwrap_or_else(|| keeping(KEEP_FREE_PERCENT));
+        self.usage.ceiling = fixed.unwrap_or_else(|| keeping(KEEP_FREE_AT_WORK_PERCENT));
     }
 
+    /// Whether the bytes may be reserved at all.
     pub(crate) fn fits(&self, bytes: u64) -> bool {
+        self.usage.total().checked_add(bytes).is_some_and(|total| total <= self.usage.ceiling)
+    }
+
+    /// Whether they could stay, too.
+    pub(crate) fn fits_for_good(&self, bytes: u64) -> bool {
         self.usage.total().checked_add(bytes).is_some_and(|total| total <= self.usage.limit)
     }
 

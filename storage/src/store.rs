@@ -50,7 +50,8 @@ const LAST_READ_STORE_MS: u64 = 60_000;
 /// What a store is opened with.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
-    /// Bytes that the tasks may take on disk; `None` keeps a quarter of the file system free.
+    /// Bytes that the tasks may take on disk; `None` keeps a quarter of the file system free, and 15 % of it while more
+    /// is wanted.
     pub limit_bytes: Option<u64>,
     /// The machine's boot, see [`crate::blocking::read_boot_id`].
     pub boot_id: [u8; 16],
@@ -364,7 +365,8 @@ impl Store {
     /// # Panics
     /// When it does not: a bug.
     pub fn assert_invariants(&self) {
-        let mut counted = Usage { limit: self.usage().limit, ..Usage::default() };
+        let Usage { limit, ceiling, .. } = self.usage();
+        let mut counted = Usage { limit, ceiling, ..Usage::default() };
         let mut slots = BTreeSet::new();
         for (task, entry) in &self.tasks {
             let into = if entry.is_sealed { &mut counted.used } else { &mut counted.reserved };

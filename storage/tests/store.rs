@@ -41,7 +41,8 @@ fn task_is_created_filled_sealed_and_found_again() {
         assert_eq!((rig.store.report().tasks, rig.store.report().was_clean), (3, was_closed));
         assert_eq!(rig.store.report().names_read, if was_closed { 0 } else { 12 });
         // The limit follows what others leave of the disk.
-        assert_eq!(Usage { limit: usage.limit, ..rig.store.usage() }, usage);
+        let Usage { limit, ceiling, .. } = usage;
+        assert_eq!(Usage { limit, ceiling, ..rig.store.usage() }, usage);
         for sample in &three() {
             assert_eq!(rig.store.state(sample.task), Some(TaskState::Sealed));
             assert_eq!(rig.store.find_by_resolve(&[sample.task.0[0]; 32]), Some(sample.task));
@@ -236,6 +237,33 @@ fn default_limit_keeps_a_quarter_of_the_file_system_free() {
     rig.give(Input::FileSystem(FileSystemSpace { total_bytes, available_bytes: (25 << 20) - 1 }));
     rig.settle();
     assert_eq!(rig.store.usage().used, used / 2);
+}
+
+#[test]
+fn what_is_wanted_on_a_full_file_system_is_held_until_nobody_wants_it() {
+    let dir = temp_dir();
+    let mut rig = Rig::open(dir.path(), StoreConfig { limit_bytes: None, ..config(0) });
+    let total_bytes = 100 << 20;
+    let at_work = |free_kib: u64| FileSystemSpace { total_bytes, available_bytes: (15 << 20) + free_kib * 1024 };
+    rig.give(Input::FileSystem(at_work(900)));
+    assert_eq!((rig.store.usage().limit, rig.store.usage().ceiling), (0, 900 * 1024));
+    let error = rig.create(&sample(1, 1000 * KIB), WriteMode::Buffered).unwrap_err();
+    assert!(matches!(error, CreateError::OverLimit { limit_bytes: 921_600, .. }), "{error}");
+
+    let held = rig.sealed(&sample(2, 600 * KIB));
+    let pin = held.pin();
+    rig.give(Input::FileSystem(at_work(250)));
+    rig.settle();
+    assert!(rig.store.usage().used > 600 * 1024, "a caller holds it");
+    // What is wanted next may take its place only once it is let go of.
+    let error = rig.create(&sample(3, 600 * KIB), WriteMode::Buffered).unwrap_err();
+    assert!(matches!(error, CreateError::OverLimit { .. }), "{error}");
+    drop((pin, held));
+    drop(rig.sealed(&sample(3, 600 * KIB)));
+    assert_eq!(rig.store.list().count(), 1);
+    rig.give(Input::FileSystem(at_work(250)));
+    rig.settle();
+    assert_eq!(rig.store.usage().total(), 0);
 }
 
 #[test]

@@ -87,7 +87,8 @@ fn up_serves_downloads_and_ends_when_it_is_told_to() {
     let digest = files::write_random(&root.join("file"), 1 << 20, 12);
     let nginx = Nginx::start(&scratch, free_address(), &root, Behaviour::default(), None);
     let (data, socket, output) = (scratch.join("up"), scratch.join("up.sock"), scratch.join("output"));
-    let mut up = hawker(&scratch, "up", &["up", "--data-dir", text(&data), "--socket", text(&socket)]);
+    let mut up =
+        hawker(&scratch, "up", &["up", "--data-dir", text(&data), "--socket", text(&socket), "--limit-disk", "1GiB"]);
     up.wait_until(LIMIT, "connected", || {
         ask(&socket, &["status"]).is_some_and(|status| status["scheduler"]["is_connected"] == true)
     });

@@ -17,12 +17,15 @@ pub(crate) fn watch_for_stderr() -> Box<dyn Watch> {
     if std::io::stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines { last: Instant::now() }) }
 }
 
-/// Tells nobody.
+/// Tells no progress.
 pub(crate) struct Silent;
 
 impl Watch for Silent {
     fn progress(&mut self, _progress: &Progress) {}
-    fn note(&mut self, _text: &str) {}
+
+    fn note(&mut self, text: &str) {
+        eprintln!("hawker: {text}");
+    }
 }
 
 struct Bar {

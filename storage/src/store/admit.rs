@@ -71,7 +71,7 @@ impl Store {
             } else if is_refused {
                 self.turn_away(what, CreateError::Closed, SpoolError::Closed);
             } else {
-                let limit_bytes = self.space.usage().limit;
+                let limit_bytes = self.space.usage().ceiling;
                 let task = CreateError::OverLimit { needed_bytes: bytes, limit_bytes };
                 self.turn_away(what, task, SpoolError::OverLimit { needed_bytes: bytes, limit_bytes });
             }
@@ -116,14 +116,16 @@ impl Store {
         }
     }
 
-    /// Evicts as few tasks as needed for `bytes`, or none when that would not do.
+    /// Evicts as few tasks as needed for `bytes`, or none when that would not do. What is wanted may pass the limit by
+    /// what the ceiling allows once nothing is left to evict; it goes when nobody holds it any more.
     fn make_room(&mut self, bytes: u64) -> Room {
-        if bytes == 0 || self.space.fits(bytes) {
+        if bytes == 0 || self.space.fits_for_good(bytes) {
             return Room::Now;
         }
         let usage = self.space.usage();
         let staying = (usage.used + usage.reserved).saturating_add(bytes);
         let mut missing = staying.saturating_sub(usage.limit);
+        let beyond = usage.ceiling.saturating_sub(usage.limit);
         let mut victims = Vec::new();
         for (_, task) in &self.by_age {
             if missing == 0 {
@@ -134,7 +136,7 @@ impl Store {
                 victims.push(*task);
             }
         }
-        if missing > 0 {
+        if missing > beyond {
             return Room::Never;
         }
         for task in victims {

@@ -127,7 +127,7 @@ impl Store {
         let (None, Some(needed)) = (&fault, needed) else {
             self.abandon_spool(&create);
             self.space.release_reserved(create.charged);
-            let limit_bytes = self.space.usage().limit;
+            let limit_bytes = self.space.usage().ceiling;
             let error = fault.unwrap_or(CreateError::OverLimit { needed_bytes: create.geometry.length(), limit_bytes });
             self.outputs.push_back(Output::Created { request: create.request, result: Err(error) });
             self.end_request(task);

@@ -84,7 +84,7 @@ pub(crate) struct AgentArguments {
     /// Rate at which this host receives from origins [default: free]
     #[arg(long, env = "HAWKER_LIMIT_ORIGIN", value_name = "RATE", value_parser = parse_rate)]
     pub(crate) limit_origin: Option<u64>,
-    /// The most disk the agent takes [default: what keeps the file system 25 % free]
+    /// The most disk the agent takes [default: what keeps the file system 25 % free, and 15 % while more is wanted]
     #[arg(long, env = "HAWKER_LIMIT_DISK", value_name = "BYTES", value_parser = parse_size)]
     pub(crate) limit_disk: Option<u64>,
     /// How long SIGTERM waits for running transfers [default: 10s]
@@ -138,4 +138,7 @@ pub(crate) struct UpArguments {
     /// $XDG_RUNTIME_DIR/hawker/agent.sock)
     #[arg(long, env = "HAWKER_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// The most disk it takes [default: what keeps the file system 25 % free, and 15 % while more is wanted]
+    #[arg(long, env = "HAWKER_LIMIT_DISK", value_name = "BYTES", value_parser = parse_size)]
+    pub(crate) limit_disk: Option<u64>,
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::arguments::GetArguments;
 use crate::client::{Door, Order, Outcome, Placing, Watch, check_target, default_socket, get};
 use crate::embedded::{Place, get_alone};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::progress::{Silent, describe_sources, watch_for_stderr};
 use crate::settings;
 use crate::stop::Stop;
@@ -48,7 +48,14 @@ pub(crate) fn run(arguments: GetArguments) -> Result<ExitCode, Failure> {
         engine: settings::parse_engine(arguments.engine.as_deref().unwrap_or("auto")).map_err(Failure::usage)?,
     };
     let outcome = match find_agent(arguments.socket) {
-        Some(door) => through_agent(&door, &order, place, watch.as_mut(), &stop),
+        Some(door) => match through_agent(&door, &order, place.clone(), watch.as_mut(), &stop) {
+            Err(failure) if failure.exit == Exit::DiskFull => {
+                // FILE may lie on another disk, and without the agent its bytes are on a disk once, not twice.
+                watch.note(&format!("{}; downloading without the agent", failure.message));
+                get_alone(&order, &place, watch.as_mut(), &stop)
+            }
+            outcome => outcome,
+        },
         None => get_alone(&order, &place, watch.as_mut(), &stop),
     }?;
     drop(watch);

@@ -74,6 +74,7 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<ExitCode, Failure> {
         scheduler: Some(format!("http://{}", scheduler.address)),
         data_dir: Some(data_dir.join("agent")),
         socket: arguments.socket.clone(),
+        limit_disk: arguments.limit_disk,
         seed: Some(true),
         ..AgentArguments::default()
     };
