@@ -359,7 +359,8 @@ fn parse_state(head: &[u8]) -> State {
         let bytes = head.get(*at..*at + STATE_BYTES)?;
         let mut reader = Reader::new(bytes);
         let state = State { sequence: reader.u64()?, boot_id: reader.array()?, is_clean: reader.u32()? == 1 };
-        (state_bytes(state) == bytes).then_some(state)
+        // Numbers of creations have 32 bits for it.
+        (state_bytes(state) == bytes && state.sequence <= u64::from(u32::MAX)).then_some(state)
     };
     STATE_AT.iter().filter_map(parse).max_by_key(|state| state.sequence).unwrap_or_default()
 }

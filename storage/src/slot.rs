@@ -4,6 +4,7 @@ use hawker_proto::{Geometry, Root, TaskId};
 
 use crate::codec::{Reader, put_u64};
 use crate::op::WriteMode;
+use crate::space::charges;
 
 /// Bytes of a slot; two fill a sector.
 pub(crate) const SLOT_BYTES: usize = 256;
@@ -106,17 +107,19 @@ impl Slot {
         let resolve_key = reader.array()?;
         let digest = ContentDigest { algorithm, bytes: reader.array()? };
         let write_mode = if flags & IS_DIRECT == 0 { WriteMode::Buffered } else { WriteMode::Direct };
-        (tag == b'T').then_some(())?;
+        let is_sealed = flags & IS_SEALED != 0;
+        let charged = reader.u64()?;
+        (tag == b'T' && charges(geometry, is_sealed)?.contains(&charged)).then_some(())?;
         Some(Self {
             task,
             geometry,
             instance,
-            root: (flags & IS_SEALED != 0).then_some(root),
+            root: is_sealed.then_some(root),
             write_mode,
             is_credentialed: flags & IS_CREDENTIALED != 0,
             resolve_key,
             digest: (flags & HAS_DIGEST != 0).then_some(digest),
-            charged: reader.u64()?,
+            charged,
             created_unix_ms: reader.u64()?,
         })
     }
@@ -156,7 +159,7 @@ mod tests {
             is_credentialed: true,
             resolve_key: [3; 32],
             digest: ContentDigest::parse(&format!("sha256:{}", "cd".repeat(32))),
-            charged: 1 << 34,
+            charged: crate::space::footprint(Geometry::of_length(1 << 33).unwrap()).unwrap(),
             created_unix_ms: 1_700_000_000_123,
         }
     }

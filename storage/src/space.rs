@@ -1,5 +1,7 @@
 //! Exact accounting: what is promised never passes the limit.
 
+use std::ops::RangeInclusive;
+
 use hawker_proto::Geometry;
 
 use crate::batches;
@@ -56,6 +58,12 @@ pub(crate) fn footprint(geometry: Geometry) -> Option<u64> {
 pub(crate) fn footprint_sealed(charged: u64, geometry: Geometry, batches_bytes: u64) -> u64 {
     let reserved = batches::bytes_max(geometry).next_multiple_of(PAGE);
     sub(charged, reserved) + batches_bytes.next_multiple_of(PAGE)
+}
+
+/// What a task may be charged; `None` when its table cannot be mapped.
+pub(crate) fn charges(geometry: Geometry, is_sealed: bool) -> Option<RangeInclusive<u64>> {
+    let most = footprint(geometry)?;
+    Some(if is_sealed { footprint_sealed(most, geometry, 0)..=most } else { most..=most })
 }
 
 /// The ledger.
@@ -150,10 +158,16 @@ impl Space {
         self.release_lingering(bytes);
     }
 
-    /// A task that was there when the store was opened: it counts even beyond the limit.
-    pub(crate) fn found(&mut self, bytes: u64, is_sealed: bool) {
+    /// A task that was there when the store was opened: it counts even beyond the limit. False, and not counted, when
+    /// all of them would have more bytes than a disk can: its slot says nonsense.
+    #[must_use]
+    pub(crate) fn found(&mut self, bytes: u64, is_sealed: bool) -> bool {
+        if self.usage.total().checked_add(bytes).is_none_or(|total| total > u64::MAX / 2) {
+            return false;
+        }
         let into = if is_sealed { &mut self.usage.used } else { &mut self.usage.reserved };
-        *into = into.saturating_add(bytes);
+        *into += bytes;
+        true
     }
 }
 

@@ -1,6 +1,7 @@
 //! The hawker binary: commands on the outside, the libraries of the workspace inside.
 #![forbid(unsafe_code)]
 
+mod agent_file;
 mod arguments;
 mod client;
 mod commands;
@@ -8,6 +9,7 @@ mod demo;
 mod embedded;
 mod exit;
 mod keys;
+mod pairs;
 mod progress;
 mod settings;
 mod stop;

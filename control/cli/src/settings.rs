@@ -4,64 +4,22 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use hawker_agent::EngineChoice;
 use hawker_agent::config::{AgentConfig, DiskLimit, Rates, WriteChoice};
-use serde::Deserialize;
 
-use crate::arguments::{AgentArguments, parse_label};
+use crate::agent_file::{AgentFile, parse_scheduler};
+use crate::arguments::AgentArguments;
 use crate::client::default_socket;
 use crate::exit::Failure;
 use crate::keys;
-use crate::units::{parse_duration, parse_rate, parse_size};
 
 /// Not among the ephemeral ports, and next to each other: one firewall rule.
 pub(crate) const PEER_PORT: u16 = 7310;
 pub(crate) const HTTP_PORT: u16 = 7311;
 
 const DRAIN: Duration = Duration::from_secs(10);
-
-/// A settings file. Its names are the flags' names; one that is unknown is a mistake, not a comment.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct AgentFile {
-    scheduler: Option<String>,
-    data_dir: Option<PathBuf>,
-    advertise: Option<IpAddr>,
-    peer_port: Option<u16>,
-    http_port: Option<u16>,
-    socket: Option<PathBuf>,
-    cluster_key: Option<PathBuf>,
-    insecure: Option<bool>,
-    seed: Option<bool>,
-    label: Vec<String>,
-    engine: Option<String>,
-    shards: Option<u8>,
-    limit_up: Option<Amount>,
-    limit_down: Option<Amount>,
-    limit_origin: Option<Amount>,
-    limit_disk: Option<Amount>,
-    drain: Option<Amount>,
-}
-
-/// `"200Mbit/s"` or a bare number.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Amount {
-    Number(u64),
-    Text(String),
-}
-
-impl Amount {
-    fn parse<T>(&self, parse: fn(&str) -> Result<T, String>) -> Result<T, String> {
-        match self {
-            Self::Number(number) => parse(&number.to_string()),
-            Self::Text(text) => parse(text),
-        }
-    }
-}
 
 /// What the agent is told.
 pub(crate) fn resolve(arguments: &AgentArguments) -> Result<AgentConfig, Failure> {
@@ -70,32 +28,15 @@ pub(crate) fn resolve(arguments: &AgentArguments) -> Result<AgentConfig, Failure
         None => (AgentFile::default(), String::new()),
     };
     let in_file = |name: &str, error: String| Failure::usage(format!("{place}: {name}: {error}"));
-    let rate = |flag: Option<u64>, amount: &Option<Amount>, name: &str| match (flag, amount) {
-        (None, Some(amount)) => amount.parse(parse_rate).map(Some).map_err(|error| in_file(name, error)),
-        _ => Ok(flag),
-    };
     // 0 is free, as everywhere.
     let limit = |rate: Option<u64>| rate.filter(|bytes_per_s| *bytes_per_s > 0);
 
     let rates = Rates {
-        up: limit(rate(arguments.limit_up, &file.limit_up, "limit-up")?),
-        down: limit(rate(arguments.limit_down, &file.limit_down, "limit-down")?),
-        origin: limit(rate(arguments.limit_origin, &file.limit_origin, "limit-origin")?),
+        up: limit(arguments.limit_up.or(file.limit_up)),
+        down: limit(arguments.limit_down.or(file.limit_down)),
+        origin: limit(arguments.limit_origin.or(file.limit_origin)),
     };
-    let disk_bytes = match (arguments.limit_disk, &file.limit_disk) {
-        (None, Some(amount)) => Some(amount.parse(parse_size).map_err(|error| in_file("limit-disk", error))?),
-        (flag, _) => flag,
-    };
-    let drain = match (arguments.drain, &file.drain) {
-        (None, Some(amount)) => amount.parse(parse_duration).map_err(|error| in_file("drain", error))?,
-        (flag, _) => flag.unwrap_or(DRAIN),
-    };
-    let labels = if arguments.label.is_empty() {
-        let parsed: Result<_, String> = file.label.iter().map(|text| parse_label(text)).collect();
-        parsed.map_err(|error| in_file("label", error))?
-    } else {
-        arguments.label.clone()
-    };
+    let labels = if arguments.label.is_empty() { file.label } else { arguments.label.clone() };
     let engine = arguments.engine.as_deref().or(file.engine.as_deref()).unwrap_or("auto");
     let is_insecure = arguments.insecure.or(file.insecure).unwrap_or(false);
     let key_path = arguments.cluster_key.as_deref().or(file.cluster_key.as_deref());
@@ -120,9 +61,9 @@ pub(crate) fn resolve(arguments: &AgentArguments) -> Result<AgentConfig, Failure
         engine: parse_engine(engine).map_err(|error| in_file("engine", error))?,
         shards: shards.map(usize::from),
         rates,
-        disk: disk_bytes.map_or(DiskLimit::KeepFree, DiskLimit::Bytes),
+        disk: arguments.limit_disk.or(file.limit_disk).map_or(DiskLimit::KeepFree, DiskLimit::Bytes),
         write: WriteChoice::Auto,
-        drain,
+        drain: arguments.drain.or(file.drain).unwrap_or(DRAIN),
     })
 }
 
@@ -147,19 +88,15 @@ pub(crate) fn parse_engine(text: &str) -> Result<EngineChoice, String> {
     }
 }
 
-/// `10.0.0.1:7300` is what people type for `http://10.0.0.1:7300`.
 fn check_scheduler(text: &str) -> Result<String, Failure> {
-    let url = if SocketAddr::from_str(text).is_ok() { format!("http://{text}") } else { text.to_owned() };
-    match hawker_proto::url::Url::parse(&url) {
-        Ok(_) => Ok(url),
-        Err(error) => Err(Failure::usage(format!("--scheduler {text}: {error}")).hint("such as http://10.0.0.1:7300")),
-    }
+    parse_scheduler(text)
+        .map_err(|error| Failure::usage(format!("--scheduler {error}")).hint("such as http://10.0.0.1:7300"))
 }
 
 fn read_file(path: &Path) -> Result<AgentFile, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
-    toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    AgentFile::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 #[cfg(test)]

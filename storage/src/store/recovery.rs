@@ -9,7 +9,7 @@ use std::path::Path;
 use hawker_proto::TaskId;
 
 use super::{OpenReport, Store};
-use crate::catalog::{Found, Opened};
+use crate::catalog::{Found, Opened, SlotIndex};
 use crate::directory::{ALL_PARTS, TaskPart, io_error, is_spool_name, parse_part};
 use crate::error::OpenError;
 use crate::op::FileSystemSpace;
@@ -58,15 +58,23 @@ impl Store {
         if let Some((instance, is_sealed, charged)) = former {
             self.report.slots_dropped += 1;
             if (instance, is_sealed) >= rank {
-                self.catalog.clear(found.index);
-                self.catalog.release(found.index);
+                self.drop_slot(found.index);
                 return;
             }
             self.forget_task(slot.task);
             self.space.forget(charged, is_sealed);
         }
-        self.space.found(slot.charged, slot.root.is_some());
-        self.insert_task(found.index, slot, found.last_read_unix_ms, None);
+        if self.space.found(slot.charged, slot.root.is_some()) {
+            self.insert_task(found.index, slot, found.last_read_unix_ms, None);
+        } else {
+            self.report.slots_dropped += 1;
+            self.drop_slot(found.index);
+        }
+    }
+
+    fn drop_slot(&mut self, index: SlotIndex) {
+        self.catalog.clear(index);
+        self.catalog.release(index);
     }
 
     fn match_files(&mut self) -> Result<(), OpenError> {

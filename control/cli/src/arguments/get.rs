@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use hawker_proto::resolve::Digest;
 
-use super::parse_header;
+use crate::pairs::parse_header;
 use crate::units::{parse_duration, parse_rate};
 
 const LONG: &str = "\

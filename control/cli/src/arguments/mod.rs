@@ -86,30 +86,6 @@ impl Command {
     }
 }
 
-/// `NAME=VALUE`, as `--label` takes it.
-pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("`{text}` is not NAME=VALUE, such as zone=a")),
-    }
-}
-
-/// `Name: value`, as `-H` takes it.
-pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
-    let Some((name, value)) = text.split_once(':') else {
-        return Err("a header is written 'Name: value'".to_owned());
-    };
-    let is_token = |letter: char| letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter);
-    if name.is_empty() || !name.chars().all(is_token) {
-        return Err(format!("`{name}` is no header name"));
-    }
-    // The value may be a secret: it is not repeated in the message.
-    if value.chars().any(|letter| letter.is_ascii_control() && letter != '\t') {
-        return Err(format!("the value of `{name}` holds control characters"));
-    }
-    Ok((name.to_owned(), value.trim().to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,24 +114,6 @@ mod tests {
             let name = argument.get_long().expect("agents take flags only");
             let variable = format!("HAWKER_{}", name.to_uppercase().replace('-', "_"));
             assert_eq!(argument.get_env().and_then(|env| env.to_str()), Some(variable.as_str()));
-        }
-    }
-
-    #[test]
-    fn headers_are_checked_without_repeating_secrets() {
-        assert_eq!(parse_header("Authorization: Bearer x"), Ok(("Authorization".to_owned(), "Bearer x".to_owned())));
-        assert_eq!(parse_header("X-Empty:"), Ok(("X-Empty".to_owned(), String::new())));
-        for text in ["no colon", ": x", "a b: c", "x: a\r\nb"] {
-            assert!(parse_header(text).is_err(), "{text}");
-        }
-        assert!(!parse_header("Authorization: secret\u{7}").unwrap_err().contains("secret"));
-    }
-
-    #[test]
-    fn labels_need_both_halves() {
-        assert_eq!(parse_label("zone=a=b"), Ok(("zone".to_owned(), "a=b".to_owned())));
-        for text in ["zone", "=a", "zone="] {
-            assert!(parse_label(text).is_err(), "{text}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::parse_label;
+use crate::pairs::parse_label;
 use crate::units::{parse_duration, parse_rate, parse_size};
 
 const AGENT_LONG: &str = "\
