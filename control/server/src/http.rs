@@ -21,11 +21,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpConnectInfo;
 
+use crate::ServerError;
+use crate::accept::{self, Caller, Room};
 use crate::core::Core;
 use crate::session::SchedulerService;
-use crate::{ServerError, accept};
 
 /// One session per agent and connection; the others are probes.
 const STREAMS_PER_CONNECTION_MAX: u32 = 16;
@@ -36,12 +36,13 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Serves until `stopping`, then until the last connection has closed.
 pub(crate) async fn serve(
     listener: TcpListener,
+    room: Room,
     service: SchedulerService,
     core: Core,
     bearer_token: Option<String>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), ServerError> {
-    let incoming = accept::incoming(listener, stopping.clone());
+    let incoming = accept::incoming(listener, room, stopping.clone());
     let routes = routes(service, core, Door { bearer_token: bearer_token.map(Arc::from) }).await;
     let stopped = async move {
         // An error means that nobody can stop us any more, which is a stop.
@@ -74,7 +75,8 @@ async fn routes(service: SchedulerService, core: Core, door: Door) -> Routes {
     let guard = |door: Door| {
         move |request: tonic::Request<()>| {
             let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-            if door.lets_in(request.remote_addr(), token) {
+            let from = request.extensions().get::<Caller>().map(|Caller(place)| place.from());
+            if door.lets_in(from, token) {
                 Ok(request)
             } else {
                 Err(tonic::Status::unauthenticated("reflection needs loopback or the bearer token"))
@@ -128,8 +130,8 @@ async fn healthz(State((core, _)): Inside) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State((core, door)): Inside, from: Option<Extension<TcpConnectInfo>>, headers: HeaderMap) -> Response {
-    let from = from.and_then(|Extension(info)| info.remote_addr());
+async fn metrics(State((core, door)): Inside, from: Option<Extension<Caller>>, headers: HeaderMap) -> Response {
+    let from = from.map(|Extension(Caller(place))| place.from());
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if !door.lets_in(from, authorization) {
         return (StatusCode::UNAUTHORIZED, "metrics need loopback or the bearer token\n").into_response();

@@ -21,9 +21,11 @@ use std::time::Duration;
 
 use hawker_proto::{ClusterKey, PublicKey};
 use hawker_scheduler::ClusterConfig;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::accept::Room;
 use crate::core::Core;
 use crate::identity::Identity;
 
@@ -73,6 +75,8 @@ pub enum ServerError {
     DataDir(PathBuf, io::Error),
     /// The system gives no random bytes.
     Random(io::Error),
+    /// The process may open too few files: the operator's to change.
+    Descriptors(u64),
     /// Serving ended with an error.
     Serve(tonic::transport::Error),
 }
@@ -88,6 +92,12 @@ impl fmt::Display for ServerError {
             Self::Listen(listen, error) => write!(f, "cannot listen on {listen}: {error}"),
             Self::DataDir(path, error) => write!(f, "cannot use the data directory {}: {error}", path.display()),
             Self::Random(error) => write!(f, "the system gives no random bytes: {error}"),
+            Self::Descriptors(limit) => write!(
+                f,
+                "this process may open {limit} files, and a scheduler needs {}: raise the limit (ulimit -n, \
+                 LimitNOFILE= in a systemd unit)",
+                accept::DESCRIPTORS_MIN
+            ),
             Self::Serve(error) => write!(f, "serving failed: {error}"),
         }
     }
@@ -102,6 +112,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     identity: Identity,
+    room: Room,
 }
 
 impl Server {
@@ -114,11 +125,13 @@ impl Server {
         if is_open && !config.listen.ip().is_loopback() {
             return Err(ServerError::NoClusterKey(config.listen));
         }
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let room = Room::of(descriptors).ok_or(ServerError::Descriptors(descriptors))?;
         let listen_error = |error| ServerError::Listen(config.listen, error);
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let identity = identity::open(&config.data_dir)?;
-        Ok(Self { config, listener, address, identity })
+        Ok(Self { config, listener, address, identity, room })
     }
 
     /// Where it listens.
@@ -144,14 +157,14 @@ impl Server {
     /// # Errors
     /// [`ServerError::Random`], [`ServerError::Serve`].
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { config, listener, address, identity } = self;
+        let Self { config, listener, address, identity, room } = self;
         let (stop, stopping) = watch::channel(false);
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(|error| ServerError::Random(io::Error::other(error)))?;
         let core = Core::start(&config, &identity, u64::from_le_bytes(seed), stopping.clone());
         let service = session::SchedulerService::new(&config, &identity, core.clone(), stopping.clone());
         tracing::info!(%address, epoch = identity.epoch, key = %identity.key.public(), "scheduler listens");
-        let serving = http::serve(listener, service, core, config.bearer_token.clone(), stopping);
+        let serving = http::serve(listener, room, service, core, config.bearer_token.clone(), stopping);
         tokio::pin!(serving);
         tokio::select! {
             result = &mut serving => return result,

@@ -13,20 +13,19 @@ use hawker_api::{field, session};
 use hawker_proto::handshake::{Side, Transcript};
 use hawker_proto::{ClusterKey, HostKey};
 use hawker_scheduler::{HostInfo, Input};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ServerConfig;
+use crate::accept::{Caller, NoPlace, Place};
 use crate::convert;
 use crate::core::{Core, Event, MESSAGES_MAX, Sender};
 use crate::identity::Identity;
 
 /// Whoever has not proved itself by then is cut off.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
-/// Streams that have not proved themselves yet.
-const STRANGERS_MAX: usize = 1_024;
 const HEARTBEAT_MS: u32 = 1_000;
 const PROGRESS_MS: u32 = 200;
 const CACHED_TASKS_MAX: u32 = 4_096;
@@ -48,7 +47,6 @@ struct Shared {
     silence: Duration,
     core: Core,
     sessions: AtomicU64,
-    strangers: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -61,7 +59,6 @@ impl SchedulerService {
             silence: config.cluster.gone_after.mul_f32(0.9),
             core,
             sessions: AtomicU64::new(0),
-            strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
             stopping,
         };
         Self { shared: Arc::new(shared) }
@@ -76,9 +73,8 @@ impl Scheduler for SchedulerService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let stranger = Arc::clone(&self.shared.strangers)
-            .try_acquire_owned()
-            .map_err(|_| Status::resource_exhausted("too many streams are waiting to prove themselves"))?;
+        let caller = request.extensions().get::<Caller>();
+        let Caller(place) = caller.cloned().ok_or_else(|| Status::internal("the connection has no place"))?;
         if *self.shared.stopping.borrow() {
             return Err(Status::unavailable("the scheduler is stopping"));
         }
@@ -86,10 +82,28 @@ impl Scheduler for SchedulerService {
         getrandom::fill(&mut nonce).map_err(|_| Status::internal("the system gives no random bytes"))?;
         let challenge = session::challenge(&self.shared.key, self.shared.cluster_key.as_ref(), nonce);
         let (messages, stream) = mpsc::channel(MESSAGES_MAX);
-        let from = request.remote_addr();
-        let visit = Visit { shared: Arc::clone(&self.shared), said: request.into_inner(), messages, from };
-        tokio::spawn(visit.run(challenge, stranger));
+        // Connections of strangers are few; so are their streams.
+        let proof = Proof::begin(place)
+            .ok_or_else(|| Status::resource_exhausted("another stream of the connection is proving itself"))?;
+        let visit =
+            Visit { shared: Arc::clone(&self.shared), said: request.into_inner(), messages, from: proof.0.from() };
+        tokio::spawn(visit.run(challenge, proof));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// The one proof that a connection gives at a time.
+struct Proof(Arc<Place>);
+
+impl Proof {
+    fn begin(place: Arc<Place>) -> Option<Self> {
+        place.begin_proof().then(|| Self(place))
+    }
+}
+
+impl Drop for Proof {
+    fn drop(&mut self) {
+        self.0.end_proof();
     }
 }
 
@@ -98,23 +112,23 @@ struct Visit {
     shared: Arc<Shared>,
     said: Streaming<AgentMessage>,
     messages: Sender,
-    from: Option<SocketAddr>,
+    from: SocketAddr,
 }
 
 impl Visit {
-    async fn run(mut self, challenge: Challenge, stranger: OwnedSemaphorePermit) {
+    async fn run(mut self, challenge: Challenge, proof: Proof) {
         let mut stopping = self.shared.stopping.clone();
         let hello = tokio::select! {
-            met = timeout(HELLO_WAIT, self.meet(challenge)) => {
+            met = timeout(HELLO_WAIT, self.meet(challenge, &proof.0)) => {
                 met.unwrap_or_else(|_| Err(Status::deadline_exceeded("no Hello within 5 s")))
             }
             _ = stopping.wait_for(|is_stopping| *is_stopping) => Err(Status::unavailable("the scheduler is stopping")),
         };
-        drop(stranger);
+        drop(proof);
         match hello {
             Ok(info) => self.serve(info).await,
             Err(status) => {
-                tracing::info!(from = ?self.from, reason = status.message(), "session refused");
+                tracing::info!(from = %self.from, reason = status.message(), "session refused");
                 // The agent may be gone.
                 let _ = self.messages.try_send(Err(status));
             }
@@ -122,7 +136,7 @@ impl Visit {
     }
 
     /// The handshake, up to and without Welcome's effect: the host is not in the cluster yet.
-    async fn meet(&mut self, challenge: Challenge) -> Result<HostInfo, Status> {
+    async fn meet(&mut self, challenge: Challenge, place: &Place) -> Result<HostInfo, Status> {
         self.send(scheduler_message::Message::Challenge(challenge.clone()))?;
         let hello = match self.said.message().await? {
             Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }) => hello,
@@ -139,6 +153,7 @@ impl Visit {
             }
         })?;
         let info = host_info(&hello, &transcript, self.from)?;
+        place.become_member().map_err(no_place)?;
         let mut welcome = Welcome {
             mac: Vec::new(),
             signature: Vec::new(),
@@ -158,7 +173,7 @@ impl Visit {
     async fn serve(mut self, info: HostInfo) {
         let host = info.id;
         let session = self.shared.sessions.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(host = %host.short(), from = ?self.from, address = %info.address, "agent joined");
+        tracing::info!(host = %host.short(), from = %self.from, address = %info.address, "agent joined");
         let messages = self.messages.clone();
         let (held, mut let_go) = oneshot::channel();
         if !self.shared.core.tell(Event::Opened { session, info, messages, held }).await {
@@ -200,12 +215,21 @@ impl Visit {
     }
 }
 
-fn host_info(hello: &Hello, transcript: &Transcript, from: Option<SocketAddr>) -> Result<HostInfo, Status> {
+fn no_place(reason: NoPlace) -> Status {
+    match reason {
+        NoPlace::Evicted => Status::unavailable("newer connections needed this one's place"),
+        NoPlace::Full(members) => Status::resource_exhausted(format!(
+            "{members} agents are connected, as many as this scheduler's limit of open files allows: raise it \
+             (ulimit -n, LimitNOFILE= in a systemd unit)"
+        )),
+    }
+}
+
+fn host_info(hello: &Hello, transcript: &Transcript, from: SocketAddr) -> Result<HostInfo, Status> {
     let peer = transcript.peer(Side::Dialer);
     let mut address = field::address("peer_address", &hello.peer_address)
         .map_err(|error| Status::invalid_argument(error.to_string()))?;
     if address.ip().is_unspecified() {
-        let from = from.ok_or_else(|| Status::invalid_argument("peer_address must name an ip"))?;
         address.set_ip(from.ip().to_canonical());
     }
     let is_short = |text: &str| text.len() <= LABEL_BYTES_MAX;
