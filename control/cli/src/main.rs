@@ -6,6 +6,7 @@ mod arguments;
 mod client;
 mod commands;
 mod demo;
+mod descriptors;
 mod embedded;
 mod exit;
 mod keys;
@@ -26,6 +27,7 @@ use exit::Failure;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    descriptors::raise_limit();
     match start_log(&arguments).and_then(|()| run(arguments.command)) {
         Ok(code) => code,
         Err(failure) => failure.report(),

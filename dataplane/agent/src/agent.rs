@@ -294,6 +294,7 @@ fn assemble(
         cluster_key: config.cluster_key.clone(),
         write: config.write,
         has_peers: config.scheduler.is_some(),
+        limits: shards.limits,
         shards: shards.handles.clone(),
         client: OriginClient::new(),
         blocks: BlockSource::new(slab, Arc::clone(&shards.rates)),
@@ -303,9 +304,9 @@ fn assemble(
     };
     live.runtime.spawn(director::run(parts, Queues { asks: ask_queue, shards: shard_events, links: link_events }));
     if let Some(listener) = http {
-        live.runtime.spawn(http::serve(listener, Arc::clone(&facts)));
+        live.runtime.spawn(http::serve(listener, Arc::clone(&facts), shards.limits.http));
     }
-    let api = LocalApi::new(Arc::clone(&facts));
+    let api = LocalApi::new(Arc::clone(&facts), shards.limits.commands);
     if let Some(listener) = socket {
         live.runtime.spawn(Arc::clone(&api).serve(listener));
     }

@@ -8,6 +8,7 @@ mod clock;
 pub mod config;
 mod control;
 pub mod counters;
+pub mod limits;
 pub mod rates;
 pub mod seam;
 pub mod shard;

@@ -53,6 +53,13 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The process may open too few files.
+    Descriptors {
+        /// So many.
+        limit: u64,
+        /// So many it needs to work at all.
+        needed: u64,
+    },
     /// The system refused something else.
     Io {
         /// What was tried.
@@ -79,6 +86,11 @@ impl fmt::Display for StartError {
             Self::HostKey { path, error } => write!(f, "cannot use the host key {}: {error}", path.display()),
             Self::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
             Self::Socket { path, error } => write!(f, "cannot listen on socket {}: {error}", path.display()),
+            Self::Descriptors { limit, needed } => write!(
+                f,
+                "this process may open {limit} files, and an agent needs {needed}, better 16384: raise the limit \
+                 (ulimit -n, LimitNOFILE= in a systemd unit)"
+            ),
             Self::Io { what, error } => write!(f, "cannot {what}: {error}"),
         }
     }
@@ -93,7 +105,7 @@ impl std::error::Error for StartError {
             | Self::Listen { error, .. }
             | Self::Socket { error, .. }
             | Self::Io { error, .. } => Some(error),
-            Self::Config { .. } | Self::NeedsClusterKey { .. } | Self::Engine { .. } => None,
+            Self::Config { .. } | Self::NeedsClusterKey { .. } | Self::Engine { .. } | Self::Descriptors { .. } => None,
         }
     }
 }

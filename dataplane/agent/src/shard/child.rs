@@ -15,7 +15,7 @@ use hawker_ring::{Block, File, Op};
 use hawker_scheduler::Neighbor;
 use hawker_swarm::{DownloadInput, NeighborId};
 
-use super::link::{CHILD_LINKS_MAX, ChildRole, Link, Role, with_handshake};
+use super::link::{ChildRole, Link, Role, with_handshake};
 use super::{Purpose, Shard};
 use crate::share::Source;
 
@@ -89,7 +89,7 @@ impl Shard {
     }
 
     fn dial(&mut self, host: HostId, to: SocketAddr) {
-        if self.children_by_host.len() >= CHILD_LINKS_MAX || self.is_draining {
+        if self.children_by_host.len() >= self.limits.child_links || self.is_draining {
             return;
         }
         let role = ChildRole { host, channels: HashMap::new(), next_channel: 1, round_trip: Duration::ZERO };

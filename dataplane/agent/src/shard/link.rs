@@ -15,13 +15,6 @@ use super::wire::{OUTBOX_BYTES_MAX, Wire, WireEvent};
 use super::{Identity, Purpose, SLAB_PAUSE, Shard};
 use crate::rates::take_all;
 
-/// Links a shard dials: the host's neighbor pool.
-pub(super) const CHILD_LINKS_MAX: usize = 64;
-/// Links a shard serves; what comes on top is closed before its handshake.
-pub(super) const PARENT_LINKS_MAX: usize = 1024;
-/// Accepted connections that are within their handshake, beside those. A handshake takes a round trip and a
-/// millisecond: 20,000 connections a second still leave it 12 ms.
-const STRANGERS_MAX: usize = 256;
 /// Time from connect to the end of the handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// A link that carries no task is closed after this.
@@ -340,10 +333,10 @@ impl Shard {
                 oldest = Some(oldest.map_or(age, |older| older.min(age)));
             }
         }
-        if let Some((_, id)) = oldest.filter(|_| strangers >= STRANGERS_MAX) {
+        if let Some((_, id)) = oldest.filter(|_| strangers >= self.limits.strangers) {
             self.close_link(id, "newer connections need its place");
         }
-        proven < PARENT_LINKS_MAX
+        proven < self.limits.parent_links
     }
 
     /// Takes a connection that was accepted, here or on the shard with the listener.

@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::counters::ShardCounters;
+use crate::limits::Limits;
 use crate::rates::Meter;
 use crate::seam::{ShardCommand, ShardEvent, ShardHandle};
 use crate::share::SharedTask;
@@ -159,6 +160,7 @@ struct Shard {
     identity: Arc<Identity>,
     scheduler_keys: Vec<PublicKey>,
     is_scheduler_connected: bool,
+    limits: Limits,
     handles: Vec<ShardHandle>,
     commands: mpsc::Receiver<ShardCommand>,
     events: EventQueue,

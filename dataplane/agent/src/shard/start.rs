@@ -11,6 +11,7 @@ use hawker_proto::identity::HostKey;
 use hawker_ring::{Budget, Detection, EngineConfig, Slab, SlabLimits, SocketOptions, Waker};
 use hawker_storage::{Store, StoreConfig};
 use hawker_swarm::{Places, Upload, UploadConfig};
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
 use super::keeper::Keeper;
@@ -21,6 +22,7 @@ use crate::StartError;
 use crate::clock;
 use crate::config::{AgentConfig, DiskLimit};
 use crate::counters::ShardCounters;
+use crate::limits::Limits;
 use crate::rates::{HostRates, Meter};
 use crate::seam::{COMMAND_QUEUE_MAX, ShardCommand, ShardEvent, ShardHandle};
 
@@ -49,6 +51,8 @@ pub struct Shards {
     pub budget: Arc<Budget>,
     /// Which engine runs, and why.
     pub detection: Detection,
+    /// What there may be of everything.
+    pub limits: Limits,
     /// To be joined after [`ShardCommand::Stop`].
     pub threads: Vec<JoinHandle<()>>,
 }
@@ -56,6 +60,7 @@ pub struct Shards {
 /// What one shard thread is born with; its engine is made on the thread itself.
 struct Seed {
     index: usize,
+    limits: Limits,
     detection: Detection,
     identity: Arc<Identity>,
     commands: mpsc::Receiver<ShardCommand>,
@@ -79,13 +84,14 @@ struct Seed {
 /// # Errors
 /// The data directory, the engine, the peer port or a thread could not be had; nothing is left running.
 pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<ShardEvent>) -> Result<Shards, StartError> {
+    let count = config.shards.unwrap_or_else(default_shards).max(1);
+    let limits = limits(count)?;
     let detection =
         hawker_ring::detect(config.engine).map_err(|error| StartError::Engine { reason: error.to_string() })?;
     let keeper = open_store(config)?;
     let listener = listen(config)?;
     let peer_address = listener.as_ref().map(hawker_ring::net::local_address).transpose();
     let peer_address = peer_address.map_err(|error| StartError::Io { what: "read the peer port", error })?;
-    let count = config.shards.unwrap_or_else(default_shards).max(1);
     let cluster = config.cluster_key.clone();
     let identity = Arc::new(Identity { host: key.host_id(), key, cluster });
     let rates = Arc::new(HostRates::new(config.rates));
@@ -102,6 +108,7 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
         let counters = Arc::new(ShardCounters::default());
         let seed = Seed {
             index,
+            limits,
             detection: detection.clone(),
             identity: Arc::clone(&identity),
             commands,
@@ -135,6 +142,7 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
         rates,
         budget,
         detection,
+        limits,
         threads: Vec::new(),
     };
     for (_, handle_sender, counters, thread) in launched {
@@ -143,6 +151,17 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
         shards.threads.push(thread);
     }
     Ok(shards)
+}
+
+/// What the process's limit of open files allows.
+fn limits(shards: usize) -> Result<Limits, StartError> {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let needed = Limits::descriptors_min(shards);
+    let limits = Limits::of(descriptors, shards).ok_or(StartError::Descriptors { limit: descriptors, needed })?;
+    if limits != Limits::FULL {
+        tracing::warn!(descriptors, ?limits, "few open files are allowed: raise the limit to serve more at a time");
+    }
+    Ok(limits)
 }
 
 fn open_store(config: &AgentConfig) -> Result<Keeper, StartError> {
@@ -221,15 +240,15 @@ impl Seed {
         // The starter failed elsewhere and dropped us.
         let Ok(handles) = self.handles.recv() else { return };
         let last_out = Arc::clone(&self.last_out);
-        let now = clock::now();
         let shard = Shard {
             index: self.index,
-            now,
+            now: clock::now(),
             engine,
             ops: HashMap::new(),
             next_token: 1,
             slab,
             identity: self.identity,
+            limits: self.limits,
             scheduler_keys: Vec::new(),
             is_scheduler_connected: false,
             handles,

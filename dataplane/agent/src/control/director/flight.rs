@@ -64,6 +64,8 @@ pub(super) struct Flight {
 pub(super) enum Stage {
     /// Asking the store.
     Finding,
+    /// Waiting for other resolves and downloads to end: each holds a connection, or files.
+    Queued,
     /// Asking the scheduler; at the instant, patience ends.
     Wanting(Instant),
     /// The scheduler said that another host resolves; at the instant, ask again.
@@ -172,11 +174,39 @@ impl Director {
             }
             flight.stored = Some(Box::new((summary, meta)));
         }
-        self.want(want);
+        if self.queued_flights.is_empty() && self.has_room() {
+            return self.want(want);
+        }
+        if let Some(flight) = self.flights.get_mut(&want) {
+            flight.stage = Stage::Queued;
+        }
+        self.queued_flights.push_back(want);
+    }
+
+    /// Whether one more resolve may become one more download.
+    fn has_room(&self) -> bool {
+        let resolving = self.flights.values().filter(|flight| !matches!(flight.stage, Stage::Finding | Stage::Queued));
+        let downloading = self.tasks.values().filter(|task| task.is_active());
+        resolving.count() + downloading.count() < self.parts.limits.downloads
+    }
+
+    /// Starts flights that wait while there is room.
+    pub(super) fn start_queued_flights(&mut self) {
+        while !self.queued_flights.is_empty() && self.has_room() {
+            let next = self.queued_flights.pop_front();
+            // Its callers may have left.
+            if let Some((want, flight)) = next.and_then(|want| Some((want, self.flights.get_mut(&want)?))) {
+                (flight.stage, flight.began) = (Stage::Finding, Instant::now());
+                self.want(want);
+            }
+        }
     }
 
     /// Asks the scheduler; without one, the origin.
     pub(super) fn want(&mut self, want: WantId) {
+        if self.flights.get(&want).is_some_and(|flight| flight.stage == Stage::Queued) {
+            return;
+        }
         if !self.is_connected() {
             return self.resolve(want);
         }

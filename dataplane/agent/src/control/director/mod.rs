@@ -38,6 +38,7 @@ use super::keeper::Keeper;
 use super::link::{LinkEvent, Outbox, Side, Welcome};
 use super::origin::{BlockSource, OriginClient, OriginError, Resolution, Spooled};
 use crate::config::WriteChoice;
+use crate::limits::Limits;
 use crate::seam::{OriginEnd, ShardCommand, ShardEvent, ShardHandle};
 use crate::share::SharedTask;
 
@@ -47,14 +48,10 @@ use about::About;
 use flight::Flight;
 use running::Running;
 
-/// Downloads that run at the same time; others queue.
-const ACTIVE_DOWNLOADS_MAX: usize = 256;
 /// Callers that wait at the same time.
 const CALLERS_MAX: usize = 4096;
 /// Cached tasks told to a scheduler.
 pub(crate) const CACHED_ANNOUNCED_MAX: u32 = 4096;
-/// Tasks that nobody here waits for and shards still serve without asking.
-const IDLE_SHARED_MAX: usize = 512;
 /// Answers that come after nobody waited any longer.
 const LATE_WANTS_MAX: usize = 1024;
 /// Events of our own that wait.
@@ -108,6 +105,7 @@ pub(crate) struct Parts {
     pub(crate) write: WriteChoice,
     /// Whether other hosts can reach this one.
     pub(crate) has_peers: bool,
+    pub(crate) limits: Limits,
     pub(crate) shards: Vec<ShardHandle>,
     pub(crate) client: OriginClient,
     pub(crate) blocks: BlockSource,
@@ -145,6 +143,8 @@ pub(crate) struct Director {
     tasks_by_key: HashMap<ResolveKey, TaskId>,
     /// Downloads that wait for others to end, oldest first.
     queue: VecDeque<TaskId>,
+    /// Flights that wait for others to end, oldest first.
+    queued_flights: VecDeque<WantId>,
     /// What came for a task before it was open, and until when it counts.
     early: VecDeque<(TaskId, Early, Instant)>,
     /// Wants whose flight has landed without the scheduler's answer.
@@ -198,6 +198,7 @@ pub(crate) async fn run(parts: Parts, mut queues: Queues) {
             () = tokio::time::sleep_until(due) => director.on_due().await,
             _ = tick.tick() => director.on_tick().await,
         }
+        director.start_queued_flights();
     }
 }
 
@@ -213,6 +214,7 @@ impl Director {
             tasks: HashMap::new(),
             tasks_by_key: HashMap::new(),
             queue: VecDeque::new(),
+            queued_flights: VecDeque::new(),
             early: VecDeque::new(),
             late: HashMap::new(),
             next_want: 1,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::landing::learned;
 use super::running::{Running, State};
-use super::{ACTIVE_DOWNLOADS_MAX, Director, IDLE_SHARED_MAX, Internal, limit_of};
+use super::{Director, Internal, limit_of};
 use crate::control::caller::{CallerEvent, CallerId, Failure, Opened, code, tell};
 use crate::control::link::Side;
 use crate::seam::ShardCommand;
@@ -48,7 +48,7 @@ impl Director {
                 running.state = State::Sealing;
                 self.seal(task, root_of_bytes(&[]));
             }
-            State::Idle if active >= ACTIVE_DOWNLOADS_MAX => {
+            State::Idle if active >= self.parts.limits.downloads => {
                 running.side = side;
                 running.state = State::Queued;
                 self.queue.push_back(task);
@@ -105,7 +105,8 @@ impl Director {
 
     /// Starts what waits while there is room.
     async fn start_queued(&mut self) {
-        while self.tasks.values().filter(|task| task.state == State::Downloading).count() < ACTIVE_DOWNLOADS_MAX {
+        while self.tasks.values().filter(|task| task.state == State::Downloading).count() < self.parts.limits.downloads
+        {
             let Some(task) = self.queue.pop_front() else { return };
             if self.tasks.get(&task).is_some_and(|running| running.state == State::Queued) {
                 self.start(task).await;
@@ -313,7 +314,7 @@ impl Director {
     /// Keeps the number of tasks that are open for nobody within bounds.
     pub(super) async fn forget_idle(&mut self) {
         let idle = |running: &Running| !running.is_active() && !running.has_callers();
-        while self.tasks.values().filter(|running| idle(running)).count() > IDLE_SHARED_MAX {
+        while self.tasks.values().filter(|running| idle(running)).count() > self.parts.limits.idle_tasks {
             let oldest =
                 self.tasks.iter().filter(|(_, running)| idle(running)).min_by_key(|(_, running)| running.used_at);
             let Some((task, _)) = oldest.map(|(task, running)| (*task, running)) else { return };

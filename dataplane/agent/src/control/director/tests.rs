@@ -75,6 +75,7 @@ impl World {
             cluster_key: None,
             write: WriteChoice::Buffered,
             has_peers: true,
+            limits: crate::limits::Limits::FULL,
             shards: vec![handle],
             client: OriginClient::with_roots(rustls::RootCertStore::empty()),
             blocks: blocks(),

@@ -21,8 +21,8 @@ use super::status::AgentFacts;
 
 use wire::{receive, send};
 
-/// Connections served at the same time.
-const CONNECTIONS_MAX: usize = 4096;
+/// Connections beyond the most that downloads may have: questions are answered, downloads refused.
+const EXTRA_MAX: usize = 16;
 /// A connection says what it wants within this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// After EMFILE and its like.
@@ -37,11 +37,13 @@ const SOCKET_MODE: u32 = 0o660;
 pub(crate) struct LocalApi {
     facts: Arc<AgentFacts>,
     next_caller: AtomicU64,
+    /// Connections whose downloads are served at the same time.
+    connections_max: usize,
 }
 
 impl LocalApi {
-    pub(crate) fn new(facts: Arc<AgentFacts>) -> Arc<Self> {
-        Arc::new(Self { facts, next_caller: AtomicU64::new(1) })
+    pub(crate) fn new(facts: Arc<AgentFacts>, connections_max: usize) -> Arc<Self> {
+        Arc::new(Self { facts, next_caller: AtomicU64::new(1), connections_max })
     }
 
     fn asks(&self) -> &mpsc::Sender<Ask> {
@@ -54,14 +56,19 @@ impl LocalApi {
 
     /// Serves whoever connects, until the runtime ends.
     pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = Arc::new(Semaphore::new(self.connections_max));
+        let extra = Arc::new(Semaphore::new(EXTRA_MAX));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(spare) = Arc::clone(&extra).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let api = Arc::clone(&self);
+                    let (place, is_full) = match Arc::clone(&places).try_acquire_owned() {
+                        Ok(place) => (place, false),
+                        Err(_) => (spare, true),
+                    };
                     tokio::spawn(async move {
-                        api.connection(stream).await;
+                        api.serve_one(stream, is_full).await;
                         drop(place);
                     });
                 }
@@ -74,12 +81,17 @@ impl LocalApi {
     }
 
     /// Serves one connection to its end.
-    pub(crate) async fn connection(self: Arc<Self>, mut stream: UnixStream) {
+    pub(crate) async fn connection(self: Arc<Self>, stream: UnixStream) {
+        self.serve_one(stream, false).await;
+    }
+
+    async fn serve_one(&self, mut stream: UnixStream, is_full: bool) {
         // Nobody there, or nobody who speaks our language: there is nothing to answer then.
         let received = tokio::time::timeout(REQUEST_TIMEOUT, receive::<Request>(&mut stream)).await;
         let Ok(Ok(request)) = received else { return };
         let result = match request.request {
-            Some(request::Request::Get(get)) => get::serve(&self, &mut stream, get).await,
+            Some(request::Request::Get(_)) if is_full => fail(&mut stream, &self.too_many()).await,
+            Some(request::Request::Get(get)) => get::serve(self, &mut stream, get).await,
             Some(request::Request::Status(_)) => self.status(&mut stream).await,
             Some(request::Request::List(_)) => self.list(&mut stream).await,
             Some(request::Request::Stat(stat)) => self.stat(&mut stream, stat.task).await,
@@ -94,6 +106,13 @@ impl LocalApi {
             // The usual end of a command that was interrupted.
             tracing::debug!(%error, "a local connection ended early");
         }
+    }
+
+    fn too_many(&self) -> Failure {
+        let message = format!("this agent serves {} downloads, as many as it may", self.connections_max);
+        let hint = "try again in a moment; with few open files allowed it serves fewer: raise the agent's limit \
+                    (ulimit -n, LimitNOFILE= in a systemd unit)";
+        Failure::other(message, hint)
     }
 
     async fn status(&self, stream: &mut UnixStream) -> io::Result<()> {
