@@ -4,7 +4,9 @@
 //! A test that needs what this machine does not have calls [`skip`] and returns: it is named and counted at the end of
 //! `tests/run` instead of failing or vanishing.
 
+pub mod caller;
 pub mod cluster;
+pub mod crowd;
 pub mod disk;
 pub mod files;
 mod fuse;

@@ -24,7 +24,7 @@ pub const CLUSTER_KEY: [u8; 32] = [0xab; 32];
 pub struct Loopback {
     // Dropped in this order.
     agents: Vec<Process>,
-    _scheduler: Process,
+    scheduler: Process,
     scheduler_address: SocketAddr,
     nginx: Nginx,
     scratch: Scratch,
@@ -37,6 +37,16 @@ impl Loopback {
     /// When something does not start.
     #[must_use]
     pub fn start(engine: &str, agents: usize) -> Self {
+        Self::start_after(engine, agents, ":", &[])
+    }
+
+    /// The same, with a line of shell in a process before it becomes the scheduler or an agent: limits, say. The agents
+    /// take theirs in order, as far as they go.
+    ///
+    /// # Panics
+    /// When something does not start.
+    #[must_use]
+    pub fn start_after(engine: &str, agents: usize, scheduler_line: &str, agent_lines: &[&str]) -> Self {
         let scratch = Scratch::new();
         let root = scratch.join("root");
         std::fs::create_dir(&root).expect("room");
@@ -44,15 +54,15 @@ impl Loopback {
         crate::cluster::write_cluster_key(&key);
         let nginx = Nginx::start(&scratch, free_address(), &root, Behaviour::default(), None);
         let scheduler_address = free_address();
-        let mut command = Command::new(workspace::hawker());
+        let mut command = hawker_after(scheduler_line);
         command.arg("scheduler").args(["--listen", &scheduler_address.to_string()]);
         command.arg("--data-dir").arg(scratch.join("scheduler")).arg("--cluster-key").arg(&key);
         clean(&mut command);
         let mut scheduler = Process::start(scratch.path(), "scheduler", command);
         scheduler.wait_until(READY_WITHIN, "listening", || std::net::TcpStream::connect(scheduler_address).is_ok());
-        let mut cluster = Self { agents: Vec::new(), _scheduler: scheduler, scheduler_address, nginx, scratch };
-        for _ in 0..agents {
-            cluster.start_agent(engine);
+        let mut cluster = Self { agents: Vec::new(), scheduler, scheduler_address, nginx, scratch };
+        for index in 0..agents {
+            cluster.start_agent(engine, agent_lines.get(index).unwrap_or(&":"));
         }
         for index in 0..agents {
             cluster.wait_until_connected(index);
@@ -60,9 +70,9 @@ impl Loopback {
         cluster
     }
 
-    fn start_agent(&mut self, engine: &str) {
+    fn start_agent(&mut self, engine: &str, line: &str) {
         let index = self.agents.len();
-        let mut command = Command::new(workspace::hawker());
+        let mut command = hawker_after(line);
         command.arg("agent").args(["--scheduler", &format!("http://{}", self.scheduler_address)]);
         command.args(["--peer-port", "0", "--http-port", "0", "--engine", engine, "--limit-disk", "8GiB"]);
         command.arg("--data-dir").arg(self.data_dir(index)).arg("--socket").arg(self.socket(index));
@@ -109,10 +119,16 @@ impl Loopback {
     /// Starts a download by an agent. Its output goes to [`Self::output`].
     #[must_use]
     pub fn start_get(&self, index: usize, name: &str, content: &[u8]) -> Process {
+        self.start_get_with(index, name, content, &[])
+    }
+
+    /// The same with more arguments.
+    #[must_use]
+    pub fn start_get_with(&self, index: usize, name: &str, content: &[u8], more: &[&str]) -> Process {
         let digest = format!("sha256:{}", files::sha256_bytes(content));
         let mut command = Command::new(workspace::hawker());
         command.args(["get", &self.nginx.url(name), "--json", "--digest", &digest, "-o"]);
-        command.arg(self.output(index, name)).arg("--socket").arg(self.socket(index));
+        command.arg(self.output(index, name)).arg("--socket").arg(self.socket(index)).args(more);
         clean(&mut command);
         // A file may be asked for again, and each answer is one of its own.
         static GETS: AtomicU32 = AtomicU32::new(0);
@@ -168,6 +184,22 @@ impl Loopback {
         &mut self.agents[index]
     }
 
+    /// Where an agent listens: for peers, and for HTTP.
+    ///
+    /// # Panics
+    /// When it does not say.
+    #[must_use]
+    pub fn listeners(&self, index: usize) -> [SocketAddr; 2] {
+        let text = self.agents[index].stdout();
+        let address = |before: &str| text.split(before).next()?.rsplit(' ').next()?.parse().ok();
+        [" for peers", " for http"].map(|before| address(before).unwrap_or_else(|| panic!("no address in {text}")))
+    }
+
+    /// The process of the scheduler.
+    pub fn scheduler_process(&mut self) -> &mut Process {
+        &mut self.scheduler
+    }
+
     /// What the scheduler counts, by the name that Prometheus sees.
     ///
     /// # Panics
@@ -179,13 +211,27 @@ impl Loopback {
         value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
     }
 
-    fn socket(&self, index: usize) -> PathBuf {
+    /// Where an agent's commands connect.
+    #[must_use]
+    pub fn socket(&self, index: usize) -> PathBuf {
         self.scratch.join(&format!("agent-{index}.sock"))
     }
 }
 
-/// The body of a plain GET.
-fn http_get(address: SocketAddr, path: &str) -> String {
+/// The binary, in a process that runs a line of shell first. Its pid is the program's own.
+#[must_use]
+pub fn hawker_after(line: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{line} && exec \"$@\"")).arg("sh").arg(workspace::hawker());
+    command
+}
+
+/// The answer to a plain GET.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn http_get(address: SocketAddr, path: &str) -> String {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(address).expect("it listens");
     socket.set_read_timeout(Some(READY_WITHIN)).expect("a timeout");
