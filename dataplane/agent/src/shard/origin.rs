@@ -54,6 +54,7 @@ pub(super) struct Arrived {
 /// A range of a task that arrives from the origin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stream {
+    from: u64,
     /// Bytes before this offset have arrived.
     pub(super) upto: u64,
     /// When the range is somebody else's; `None` for a fetch under an allowance.
@@ -138,7 +139,7 @@ impl Shard {
     pub(super) fn start_stream(&mut self, task: TaskId, lease: LeaseId, range: ByteRange) {
         let Some(driver) = self.downloads.get_mut(&task) else { return };
         let ends = driver.lease_ends.remove(&lease);
-        driver.streams.insert(lease, Stream { upto: range.start(), ends });
+        driver.streams.insert(lease, Stream { from: range.start(), upto: range.start(), ends });
         let origin = driver.origin.as_ref().filter(|origin| range.start() > 0 && origin.is_range_ok);
         let direct = origin.and_then(|origin| origin.direct.map(|address| (origin.clone(), address)));
         let Some((origin, address)) = direct else {
@@ -448,6 +449,13 @@ impl Shard {
     fn end_stream(&mut self, task: TaskId, lease: LeaseId, end: OriginEnd) {
         let Some(driver) = self.downloads.get_mut(&task) else { return };
         let Some(stream) = driver.streams.remove(&lease) else { return };
+        let end = match end {
+            // An origin, or a box before it, that ends bodies early would cost a pause a body.
+            OriginEnd::Failed { trouble: Trouble::Broken, .. } if stream.upto > stream.from => {
+                OriginEnd::Failed { retry_after: Duration::ZERO, trouble: Trouble::Broken }
+            }
+            end => end,
+        };
         let outcome = match end {
             OriginEnd::Complete => OriginOutcome::Complete,
             OriginEnd::Failed { retry_after, .. } => OriginOutcome::Failed { retry_after },
