@@ -5,6 +5,7 @@
 //! `tests/run` instead of failing or vanishing.
 
 pub mod caller;
+pub mod capture;
 pub mod cluster;
 pub mod crowd;
 pub mod disk;
@@ -22,9 +23,10 @@ pub mod scripted;
 pub mod tls;
 pub mod workspace;
 
-use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Says on stderr, and in the file that `tests/run` names in `HAWKER_SKIPPED`, that `test` did not run and why.
 pub fn skip(test: &str, reason: &str) {
@@ -58,6 +60,20 @@ pub fn has_io_uring() -> bool {
 pub fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
     listener.local_addr().expect("a bound listener has an address")
+}
+
+/// The whole answer to a plain GET with the head fields `fields`, each ending in CRLF.
+///
+/// # Panics
+/// When nobody answers at `address`, or not with text.
+#[must_use]
+pub fn http_get(address: SocketAddr, path: &str, fields: &str) -> String {
+    let mut socket = TcpStream::connect(address).expect("it listens");
+    socket.set_read_timeout(Some(Duration::from_mins(1))).expect("a timeout");
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{fields}\r\n").expect("it reads");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("text");
+    text
 }
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cluster::{ask, clean};
 use crate::nginx::{Behaviour, Nginx};
 use crate::process::{Ended, Process, Scratch};
-use crate::{files, free_address, workspace};
+use crate::{files, free_address, http_get, workspace};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -206,7 +206,7 @@ impl Loopback {
     /// When it shows no such figure.
     #[must_use]
     pub fn scheduler_count(&self, name: &str) -> u64 {
-        let text = http_get(self.scheduler_address, "/metrics");
+        let text = http_get(self.scheduler_address, "/metrics", "");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
     }
@@ -224,19 +224,4 @@ pub fn hawker_after(line: &str) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("{line} && exec \"$@\"")).arg("sh").arg(workspace::hawker());
     command
-}
-
-/// The answer to a plain GET.
-///
-/// # Panics
-/// When there is none.
-#[must_use]
-pub fn http_get(address: SocketAddr, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut socket = std::net::TcpStream::connect(address).expect("it listens");
-    socket.set_read_timeout(Some(READY_WITHIN)).expect("a timeout");
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").expect("it reads");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).expect("text");
-    text
 }

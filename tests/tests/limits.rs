@@ -8,9 +8,9 @@ use hawker_tests::caller::{Answer, get_all};
 use hawker_tests::crowd::{Crowd, raise_descriptors};
 use hawker_tests::island::Island;
 use hawker_tests::liar::{Identity, Link, Session};
-use hawker_tests::loopback::{CLUSTER_KEY, Loopback, hawker_after, http_get};
+use hawker_tests::loopback::{CLUSTER_KEY, Loopback, hawker_after};
 use hawker_tests::process::{Process, Scratch, wait_until};
-use hawker_tests::{files, is_full, workspace};
+use hawker_tests::{files, http_get, is_full, workspace};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 const LIMIT: Duration = Duration::from_mins(2);
@@ -126,8 +126,8 @@ fn assert_open_to_members(engine: &str, cluster: &Loopback, name: &str, seed: u6
         }
         session.is_welcome().then_some(())
     });
-    assert!(http_get(http, "/healthz").ends_with("ok\n"), "{engine}: health");
-    assert!(http_get(cluster.scheduler(), "/healthz").ends_with("ok\n"), "{engine}: the scheduler's health");
+    assert!(http_get(http, "/healthz", "").ends_with("ok\n"), "{engine}: health");
+    assert!(http_get(cluster.scheduler(), "/healthz", "").ends_with("ok\n"), "{engine}: the scheduler's health");
 }
 
 fn again<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {

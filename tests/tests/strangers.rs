@@ -2,7 +2,6 @@
 //! what it grants, so that a new one fails these tests until somebody has decided.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -21,7 +20,7 @@ use hawker_tests::island::Island;
 use hawker_tests::liar::{Identity, Link, Message};
 use hawker_tests::loopback::CLUSTER_KEY;
 use hawker_tests::process::{Process, Scratch};
-use hawker_tests::workspace;
+use hawker_tests::{http_get, workspace};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -366,11 +365,7 @@ fn methods_of(descriptor: &[u8]) -> Vec<String> {
 
 /// The status of a GET.
 fn status_of(address: &str, path: &str) -> u16 {
-    let mut socket = TcpStream::connect(address).expect("it listens");
-    socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").expect("it reads");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).expect("an answer");
+    let text = http_get(address.parse().expect("an address"), path, "");
     text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {text}"))
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hawker_proto::url::Url;
+use hawker_proto::url::{Url, shown};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -57,7 +57,7 @@ pub(crate) fn parse_scheduler(text: &str) -> Result<String, String> {
     let url = if text.parse::<SocketAddr>().is_ok() { format!("http://{text}") } else { text.to_owned() };
     match Url::parse(&url) {
         Ok(_) => Ok(url),
-        Err(error) => Err(format!("{text}: {error}")),
+        Err(error) => Err(format!("{}: {error}", shown(text))),
     }
 }
 

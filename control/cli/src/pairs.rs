@@ -14,10 +14,11 @@ pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
         return Err("a header is written 'Name: value'".to_owned());
     };
     let is_token = |letter: char| letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter);
+    // What follows the name may be a secret: it is not repeated in the message.
     if name.is_empty() || !name.chars().all(is_token) {
-        return Err(format!("`{name}` is no header name"));
+        let word = name.split(|letter| !is_token(letter)).next().unwrap_or_default();
+        return Err(format!("a header is written 'Name: value', and `{word}` is not followed by a colon"));
     }
-    // The value may be a secret: it is not repeated in the message.
     if value.chars().any(|letter| letter.is_ascii_control() && letter != '\t') {
         return Err(format!("the value of `{name}` holds control characters"));
     }
@@ -35,7 +36,9 @@ mod tests {
         for text in ["no colon", ": x", "a b: c", "x: a\r\nb"] {
             assert!(parse_header(text).is_err(), "{text}");
         }
-        assert!(!parse_header("Authorization: secret\u{7}").unwrap_err().contains("secret"));
+        for text in ["Authorization: secret\u{7}", "Authorization secret", "Authorization=secret:x"] {
+            assert!(!parse_header(text).unwrap_err().contains("secret"), "{text}");
+        }
     }
 
     #[test]

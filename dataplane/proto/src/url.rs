@@ -208,6 +208,21 @@ impl Url {
     }
 }
 
+/// A URL as logs and people see it: without its query, which may be a signed token. Text that is no URL loses what
+/// stands before its last `@` too, which may be a password.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let (front, is_cut) = match text.find(['?', '#']) {
+        Some(end) => (&text[..end], text[end..].starts_with('?')),
+        None => (text, false),
+    };
+    let front = match Url::parse(text) {
+        Ok(_) => front,
+        Err(_) => front.rsplit('@').next().unwrap_or_default(),
+    };
+    if is_cut { format!("{front}?...") } else { front.to_owned() }
+}
+
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}{}", self.scheme.as_str(), self.authority(), self.target)

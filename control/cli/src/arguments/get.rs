@@ -6,7 +6,6 @@ use std::time::Duration;
 use clap::Args;
 use hawker_proto::resolve::Digest;
 
-use crate::pairs::parse_header;
 use crate::units::{parse_duration, parse_rate};
 
 const LONG: &str = "\
@@ -42,8 +41,9 @@ pub(crate) struct GetArguments {
     #[arg(long, value_name = "DIGEST", value_parser = parse_digest)]
     pub(crate) digest: Option<Digest>,
     /// A header for the origin, 'Name: value'; may be repeated
-    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = parse_header)]
-    pub(crate) headers: Vec<(String, String)>,
+    // Parsed later: clap repeats what it refuses, and this is a secret.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
     /// Keeps this content apart from the same URL with another tag
     #[arg(long, value_name = "TAG", default_value = "")]
     pub(crate) tag: String,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use hawker_api::local::{Done, Event, Get, Header, Opened, Progress, Request, event, request};
 use hawker_proto::resolve::Digest;
+use hawker_proto::url::shown;
 use sha2::Digest as _;
 
 use super::connection::{Connection, Heard};
@@ -399,7 +400,7 @@ impl Hash {
         }
         Err(Failure::new(
             Exit::DigestMismatch,
-            format!("{url} is not what --digest promised: it has {found}, not {wanted}"),
+            format!("{} is not what --digest promised: it has {found}, not {wanted}", shown(url)),
         )
         .hint("nothing was kept; check where the digest comes from, and whether the origin's file changed"))
     }

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use hawker_proto::url::{Url, shown};
 use serde::Serialize;
 
 use crate::arguments::GetArguments;
 use crate::client::{Door, Order, Outcome, Placing, Watch, check_target, default_socket, get};
 use crate::embedded::{Place, get_alone};
 use crate::exit::{Exit, Failure};
+use crate::pairs::parse_header;
 use crate::progress::{Silent, describe_sources, watch_for_stderr};
 use crate::settings;
 use crate::stop::Stop;
@@ -30,10 +32,12 @@ struct Report<'a> {
 pub(crate) fn run(arguments: GetArguments) -> Result<ExitCode, Failure> {
     check_url(&arguments.url)?;
     check_target(&arguments.output, arguments.overwrite)?;
+    let headers: Result<_, String> = arguments.headers.iter().map(|text| parse_header(text)).collect();
+    let headers = headers.map_err(|error| Failure::usage(format!("--header: {error}")))?;
     let stop = Stop::on_signals()?;
     let order = Order {
         url: arguments.url,
-        headers: arguments.headers,
+        headers,
         digest: arguments.digest,
         tag: arguments.tag,
         application: arguments.application,
@@ -95,20 +99,17 @@ fn through_agent(
 
 /// Refuses here what an agent would refuse too, but as a mistake in the command line.
 fn check_url(text: &str) -> Result<(), Failure> {
-    match hawker_proto::url::Url::parse(text) {
+    match Url::parse(text) {
         Ok(_) => Ok(()),
-        Err(error) => {
-            // What stands before the last @ or behind a ? may be a secret, and what is printed ends up in some log.
-            let shown = text.split('?').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
-            Err(Failure::usage(format!("`{shown}` cannot be downloaded: {error}"))
-                .hint("URLs start with http:// or https://; credentials go into -H 'Authorization: ...'"))
-        }
+        // What is printed ends up in some log.
+        Err(error) => Err(Failure::usage(format!("`{}` cannot be downloaded: {error}", shown(text)))
+            .hint("URLs start with http:// or https://; credentials go into -H 'Authorization: ...'")),
     }
 }
 
 fn print_json(order: &Order, outcome: &Outcome) {
     let report = Report {
-        url: &order.url,
+        url: &shown(&order.url),
         task: &outcome.task,
         bytes: outcome.bytes,
         seconds: outcome.seconds,

@@ -187,3 +187,17 @@ proptest! {
         let _ = base.join(&reference);
     }
 }
+
+#[test]
+fn neither_query_nor_password_is_shown() {
+    for (text, expected) in [
+        ("https://origin/a?token=secret&b?c", "https://origin/a?..."),
+        ("https://origin/@scope/a", "https://origin/@scope/a"),
+        ("https://user:secret@origin/a?b", "origin/a?..."),
+        ("https://user:se/cr@et@origin/a", "origin/a"),
+        ("ftp://origin/a#secret", "ftp://origin/a"),
+        ("", ""),
+    ] {
+        assert_eq!(crate::url::shown(text), expected);
+    }
+}

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use hawker_api::local;
 use hawker_proto::TaskId;
+use hawker_proto::url::shown;
 use hawker_storage::{TaskState, TaskSummary, Usage};
 use tokio::sync::oneshot;
 
@@ -133,11 +134,6 @@ async fn find(keeper: &Keeper, text: &str, open: Vec<local::Task>) -> Result<(Ta
     }
 }
 
-/// A URL as everybody who may ask this agent sees it: a query may be a signed token.
-fn shown(url: &str) -> String {
-    url.split_once('?').map_or_else(|| url.to_owned(), |(path, _)| format!("{path}?..."))
-}
-
 fn open_task(id: TaskId, running: &Running) -> local::Task {
     let file = running.shared().file();
     let (origin, peer) = running.shared().bytes_by_source();
@@ -184,16 +180,4 @@ fn stored_task(summary: &TaskSummary) -> local::Task {
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn queries_are_not_shown() {
-        assert_eq!(shown("https://origin/a?token=secret&b?c"), "https://origin/a?...");
-        assert_eq!(shown("https://origin/a"), "https://origin/a");
-        assert_eq!(shown(""), "");
-    }
 }
