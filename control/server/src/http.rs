@@ -43,7 +43,7 @@ pub(crate) async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), ServerError> {
     let incoming = accept::incoming(listener, room, stopping.clone());
-    let routes = routes(service, core, Door { bearer_token: bearer_token.map(Arc::from) }).await;
+    let routes = routes(service, core, Door::new(bearer_token)).await;
     let stopped = async move {
         // An error means that nobody can stop us any more, which is a stop.
         let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
@@ -107,6 +107,11 @@ struct Door {
 }
 
 impl Door {
+    /// An empty token, as an unset variable leaves it, is none: everybody would know it.
+    fn new(bearer_token: Option<String>) -> Self {
+        Self { bearer_token: bearer_token.filter(|token| !token.is_empty()).map(Arc::from) }
+    }
+
     /// Whether a caller at `from` with this `authorization` may.
     fn lets_in(&self, from: Option<SocketAddr>, authorization: Option<&str>) -> bool {
         let is_local = from.is_some_and(|from| from.ip().to_canonical().is_loopback());
@@ -196,10 +201,11 @@ mod tests {
     fn only_loopback_and_the_token_get_in() {
         let (local, remote) = ("127.0.0.1:5".parse().unwrap(), "10.0.0.1:5".parse().unwrap());
         let mapped = "[::ffff:127.0.0.1]:5".parse().unwrap();
-        let closed = Door { bearer_token: None };
+        let closed = Door::new(None);
         assert!(closed.lets_in(Some(local), None) && closed.lets_in(Some(mapped), None));
         assert!(!closed.lets_in(Some(remote), Some("Bearer ")) && !closed.lets_in(None, None));
-        let open = Door { bearer_token: Some("secret".into()) };
+        assert!(!Door::new(Some(String::new())).lets_in(Some(remote), Some("Bearer ")));
+        let open = Door::new(Some("secret".into()));
         assert!(open.lets_in(Some(remote), Some("Bearer secret")));
         for wrong in [None, Some("secret"), Some("Bearer secre"), Some("Bearer secreT"), Some("Basic secret")] {
             assert!(!open.lets_in(Some(remote), wrong), "{wrong:?}");
