@@ -28,8 +28,11 @@ const STRANGERS_MAX: usize = 1_024;
 /// What one of them may send: 300 probes, or a proof beside what HTTP/2 says of itself. A first message may be as long
 /// as any other, so that without this strangers could fill gigabytes.
 const STRANGER_BYTES_MAX: usize = 64 * 1024;
-/// All agents of a cluster may come at once: each has so long before newer ones take its place.
-const GRACE: Duration = Duration::from_millis(500);
+/// All agents of a cluster may come at once: each has some time before newer ones take its place.
+/// So that two thousand a second pass, each has this times the places ...
+const GRACE_MICROS: u64 = 500;
+/// ... and so long at least where places are few. A proof takes two round trips and a millisecond.
+const GRACE_MIN: Duration = Duration::from_millis(50);
 /// Descriptors that are no connections: files, listener, the runtime's own, and connections that are being closed.
 const DESCRIPTORS_OWN: u64 = 64;
 /// With less there is no room for anybody.
@@ -50,7 +53,8 @@ impl Room {
         let rest = descriptors.checked_sub(DESCRIPTORS_OWN).filter(|_| descriptors >= DESCRIPTORS_MIN)?;
         let rest = usize::try_from(rest).unwrap_or(usize::MAX);
         let strangers_max = (rest / 4).min(STRANGERS_MAX);
-        Some(Self { strangers_max, members_max: rest - strangers_max, grace: GRACE })
+        let grace = Duration::from_micros(GRACE_MICROS * strangers_max as u64).max(GRACE_MIN);
+        Some(Self { strangers_max, members_max: rest - strangers_max, grace })
     }
 }
 
@@ -331,7 +335,7 @@ mod tests {
     #[test]
     fn room_follows_from_the_limit_of_open_files() {
         assert_eq!(Room::of(DESCRIPTORS_MIN - 1), None);
-        assert_eq!(Room::of(DESCRIPTORS_MIN), Some(Room { strangers_max: 16, members_max: 48, grace: GRACE }));
+        assert_eq!(Room::of(DESCRIPTORS_MIN), Some(Room { strangers_max: 16, members_max: 48, grace: GRACE_MIN }));
         let room = Room::of(1 << 20).unwrap();
         assert_eq!((room.strangers_max, room.members_max + STRANGERS_MAX + 64), (STRANGERS_MAX, 1 << 20));
     }
