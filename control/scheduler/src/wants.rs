@@ -509,4 +509,6 @@ fn busy(text: &str) -> ResolveFailure {
 fn truncate(text: &mut String, bytes: usize) {
     let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text.truncate(end);
+    // Kept for a while: a text of megabytes must not stay allocated.
+    text.shrink_to_fit();
 }

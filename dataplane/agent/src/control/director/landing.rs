@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hawker_proto::{Geometry, TaskId};
 use hawker_scheduler::{Input, Resolution as Learned, WantId};
 use hawker_storage::{CreateError, WriteMode};
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::about::About;
@@ -228,6 +229,9 @@ fn create_failure(error: &CreateError) -> Failure {
     match error {
         CreateError::OverLimit { .. } | CreateError::DiskFull { .. } => Failure::disk_full(error.to_string()),
         CreateError::Disk(io) if is_full(io) => Failure::disk_full(error.to_string()),
+        CreateError::Disk(io) if Errno::from_io_error(io) == Some(Errno::MFILE) => {
+            Failure::other(error.to_string(), "raise the agent's limit of open files (ulimit -n)")
+        }
         _ => Failure::other(error.to_string(), "check the disk of the data directory"),
     }
 }

@@ -10,6 +10,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
+/// Longest request: 8 KiB of URL and 32 KiB of headers, and what else a get says.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
 /// The next message.
 ///
 /// # Errors
@@ -19,6 +22,9 @@ pub(super) async fn receive<M: Message + Default>(stream: &mut UnixStream) -> io
     stream.read_exact(&mut head).await?;
     let invalid = |error: &dyn std::error::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let length = frame::payload_bytes(head).map_err(|error| invalid(&error))?;
+    if length > REQUEST_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is longer than any URL and headers"));
+    }
     let mut payload = vec![0; length];
     stream.read_exact(&mut payload).await?;
     M::decode(payload.as_slice()).map_err(|error| invalid(&error))
