@@ -280,13 +280,13 @@ struct Files {
 }
 
 impl Files {
-    /// Small, medium and large ones, `count` in all.
+    /// Small, medium and large ones, `count` in all: 74 MiB, or 3 GiB at full size.
     fn mixed(count: usize) -> Self {
-        let large = if is_full() { 256 << 20 } else { 8 << 20 };
+        let (large, small) = if is_full() { (256 << 20, 1 << 20) } else { (4 << 20, 48 << 10) };
         let length = |index: usize| match index % 100 {
             0 => large + index,
-            1..=5 => (1 << 20) + index,
-            _ => 1 + (index * 7_919) % (128 << 10),
+            1 => (1 << 20) + index,
+            _ => 1 + (index * 7_919) % small,
         };
         Self { noise: files::random_bytes(large + 2 * count, 9_200), lengths: (0..count).map(length).collect() }
     }
@@ -342,8 +342,8 @@ fn a_thousand_downloads_fit_in_256_mib() {
         let start = Instant::now();
         let ((own, child), peak) = peak_memory(&[pid], || {
             std::thread::scope(|scope| {
-                let child = scope.spawn(|| get_all(&cluster.socket(1), &urls[..MANY / 5], LIMIT * 5));
-                (get_all(&cluster.socket(0), &urls, LIMIT * 5), child.join().expect("no panic"))
+                let child = scope.spawn(|| get_all(&cluster.socket(1), &urls[..MANY / 10], LIMIT * 2));
+                (get_all(&cluster.socket(0), &urls, LIMIT * 2), child.join().expect("no panic"))
             })
         });
         println!(
