@@ -25,6 +25,14 @@ impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Field(error) => error.fmt(f),
+            Self::Handshake(HandshakeError::Version { dialer: agent, acceptor: scheduler }) => write!(
+                f,
+                "no common protocol version: the agent speaks {} to {}, the scheduler {} to {}: update the older one",
+                agent.start(),
+                agent.end(),
+                scheduler.start(),
+                scheduler.end()
+            ),
             Self::Handshake(error) => error.fmt(f),
         }
     }

@@ -17,8 +17,8 @@ const LEASES_MAX: usize = 64;
 
 /// What `host` says. Whether it makes sense for the cluster as it is, is for the cluster to judge.
 pub(crate) fn input_of(host: HostId, message: api::AgentMessage) -> Result<Input, FieldError> {
-    let expected = "one of the messages of this protocol version";
-    let said = message.message.ok_or(FieldError { field: "message", expected })?;
+    // A message of a newer agent: it lives, and can do without an answer, for it agreed to speak this version.
+    let Some(said) = message.message else { return Ok(Input::Heartbeat { host }) };
     Ok(match said {
         Said::Hello(_) => return Err(FieldError { field: "message", expected: "no second Hello" }),
         Said::Heartbeat(_) => Input::Heartbeat { host },
@@ -117,7 +117,9 @@ fn progress_of(host: HostId, progress: &api::Progress) -> Result<Input, FieldErr
 
 fn outcome_of(done: &api::LeaseDone) -> Result<LeaseOutcome, FieldError> {
     use api::LeaseOutcome as Outcome;
-    match done.outcome() {
+    // Of a newer agent: what it did not get is looked for at its peers before it leaves the origin again.
+    let outcome = Outcome::try_from(done.outcome).unwrap_or(Outcome::Returned);
+    match outcome {
         Outcome::Unspecified => Err(FieldError { field: "outcome", expected: "how the lease ended" }),
         Outcome::Complete => Ok(LeaseOutcome::Complete),
         Outcome::Returned => Ok(LeaseOutcome::Returned),
@@ -207,8 +209,9 @@ mod tests {
     }
 
     #[test]
-    fn message_of_an_unknown_kind_is_refused() {
-        assert!(input_of(HOST, api::AgentMessage { message: None }).is_err());
+    fn message_of_a_newer_agent_is_a_sign_of_life_and_nonsense_is_refused() {
+        let newer = input_of(HOST, api::AgentMessage { message: None });
+        assert_eq!(newer, Ok(Input::Heartbeat { host: HOST }));
         assert!(input(Said::Hello(api::Hello::default())).is_err());
         assert!(input(Said::Want(api::Want::default())).is_err());
         assert!(input(Said::LeaseDone(api::LeaseDone::default())).is_err());

@@ -10,7 +10,7 @@ use hawker_api::scheduler::{
     AgentMessage, Challenge, Config, Hello, SchedulerMessage, Welcome, agent_message, scheduler_message,
 };
 use hawker_api::{field, session};
-use hawker_proto::handshake::{Side, Transcript};
+use hawker_proto::handshake::{HandshakeError, Side, Transcript};
 use hawker_proto::{ClusterKey, HostKey};
 use hawker_scheduler::{HostInfo, Input};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -149,6 +149,7 @@ impl Visit {
             let text = error.to_string();
             match error {
                 session::SessionError::Field(_) => Status::invalid_argument(text),
+                session::SessionError::Handshake(HandshakeError::Version { .. }) => Status::failed_precondition(text),
                 session::SessionError::Handshake(_) => Status::unauthenticated(text),
             }
         })?;

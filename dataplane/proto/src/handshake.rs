@@ -23,6 +23,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use crate::frame::{ErrorCode, Frame, FrameKind, Hello};
 use crate::{ClusterKey, HostId, HostKey, PublicKey, Signature};
@@ -219,7 +220,8 @@ impl Transcript {
         }
         let version = dialer.version_max.min(acceptor.version_max);
         if version < dialer.version_min.max(acceptor.version_min) {
-            return Err(HandshakeError::Version { dialer: dialer.version_max, acceptor: acceptor.version_max });
+            let versions = |hello: Hello| hello.version_min..=hello.version_max;
+            return Err(HandshakeError::Version { dialer: versions(dialer), acceptor: versions(acceptor) });
         }
         if dialer.is_secured != acceptor.is_secured {
             return Err(HandshakeError::OneSideInsecure);
@@ -312,10 +314,10 @@ pub enum HandshakeError {
     Unexpected(FrameKind),
     /// No version in common: the operator updates the older one.
     Version {
-        /// The newest the dialer speaks.
-        dialer: u16,
-        /// The newest the acceptor speaks.
-        acceptor: u16,
+        /// What the dialer speaks.
+        dialer: RangeInclusive<u16>,
+        /// What the acceptor speaks.
+        acceptor: RangeInclusive<u16>,
     },
     /// One of the two has a cluster key and the other runs `--insecure`: the operator gives both the same key.
     OneSideInsecure,
@@ -353,7 +355,12 @@ impl fmt::Display for HandshakeError {
         match self {
             Self::Unexpected(kind) => write!(f, "unexpected {kind:?} frame during the handshake"),
             Self::Version { dialer, acceptor } => {
-                write!(f, "no common protocol version: the dialer speaks up to {dialer}, the acceptor up to {acceptor}")
+                let ([from, to], [least, most]) = [dialer, acceptor].map(|range| [range.start(), range.end()]).into();
+                write!(
+                    f,
+                    "no common protocol version: the dialer speaks {from} to {to}, the acceptor {least} to {most}: \
+                     update the older one"
+                )
             }
             Self::OneSideInsecure => {
                 f.write_str("one side has a cluster key and the other runs --insecure: give both the same key")

@@ -12,6 +12,7 @@ use hawker_api::scheduler::scheduler_client::SchedulerClient;
 use hawker_api::scheduler::scheduler_message::Message as Down;
 use hawker_api::scheduler::{self, AgentMessage, SchedulerMessage};
 use hawker_api::session as handshake;
+use hawker_proto::handshake::HandshakeError;
 use hawker_proto::{ClusterKey, HostKey, PublicKey};
 use hawker_scheduler::Input;
 use tokio::sync::mpsc;
@@ -71,6 +72,7 @@ impl fmt::Display for SessionError {
             Self::Timeout => f.write_str("the scheduler does not answer"),
             Self::Closed => f.write_str("the scheduler closed the session"),
             Self::Field(error) => write!(f, "the scheduler sends nonsense: {error}"),
+            Self::Handshake(error @ handshake::SessionError::Handshake(HandshakeError::Version { .. })) => error.fmt(f),
             Self::Handshake(error) => write!(f, "the scheduler cannot be trusted: {error}"),
             Self::Order(expected) => write!(f, "the scheduler speaks out of turn, {expected} was expected"),
         }

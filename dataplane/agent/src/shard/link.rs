@@ -36,6 +36,8 @@ pub(super) struct Link {
     tail: Vec<u8>,
     opened: Instant,
     last_used: Instant,
+    /// Nothing more is taken from the peer: the link closes once it has been told why.
+    is_ending: bool,
     pub(super) role: Role,
 }
 
@@ -71,6 +73,7 @@ impl Link {
             tail: Vec::new(),
             opened: now,
             last_used: now,
+            is_ending: false,
             role,
         }
     }
@@ -149,6 +152,10 @@ impl Shard {
             self.counters.uploaded_bytes.add(u64::from(bytes));
             self.upload.handle(self.now, UploadInput::BlockSent { link: LinkId(id), bytes });
         }
+        if link.is_ending && link.wire.outbox_bytes() == 0 {
+            self.close_link(id, "refused");
+            return;
+        }
         self.dirty_links.insert(id);
         self.continue_announcing(id);
     }
@@ -168,7 +175,7 @@ impl Shard {
 
     /// Handles all that has arrived on a link, then receives more.
     pub(super) fn pump(&mut self, id: u32) {
-        while let Some(link) = self.links.get_mut(&id) {
+        while let Some(link) = self.links.get_mut(&id).filter(|link| !link.is_ending) {
             match link.wire.next_event() {
                 Ok(WireEvent::Frame(frame)) => self.on_frame(id, frame),
                 Ok(WireEvent::BlockHead(head)) => {
@@ -261,7 +268,10 @@ impl Shard {
             Err(error) => {
                 self.counters.refused.add(1);
                 tracing::info!(%error, "a peer's handshake failed");
-                self.close_link(id, "handshake failed");
+                let Some(answer) = error.answer() else { return self.close_link(id, "refused by the peer") };
+                link.wire.push(&answer);
+                link.is_ending = true;
+                self.dirty_links.insert(id);
             }
         }
     }

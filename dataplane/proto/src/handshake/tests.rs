@@ -201,15 +201,16 @@ fn newest_common_version_is_spoken_or_none() {
     };
     assert_eq!(version((1, 3), (2, 5)), Ok(3));
     assert_eq!(version((1, 1), (1, 9)), Ok(1));
-    assert_eq!(version((1, 1), (2, 3)), Err(HandshakeError::Version { dialer: 1, acceptor: 3 }));
-    assert_eq!(version((2, 3), (1, 1)), Err(HandshakeError::Version { dialer: 3, acceptor: 1 }));
-    assert_eq!(version((5, 4), (1, 9)), Err(HandshakeError::Version { dialer: 4, acceptor: 9 }));
+    assert_eq!(version((1, 1), (2, 3)), Err(HandshakeError::Version { dialer: 1..=1, acceptor: 2..=3 }));
+    assert_eq!(version((2, 3), (1, 1)), Err(HandshakeError::Version { dialer: 2..=3, acceptor: 1..=1 }));
+    let nonsense = core::ops::RangeInclusive::new(5, 4);
+    assert_eq!(version((5, 4), (1, 9)), Err(HandshakeError::Version { dialer: nonsense, acceptor: 1..=9 }));
 
     let mut acceptor = acceptor(None);
     let error = acceptor.handle(&Frame::Hello(Hello { version_min: 2, version_max: 2, ..ours })).unwrap_err();
     let Some(Frame::Error { code, text, channel: 0 }) = error.answer() else { panic!("an ERROR frame") };
     assert_eq!(code, ErrorCode::Version);
-    assert!(text.contains("up to 2") && text.contains("up to 1"), "{text}");
+    assert!(text.contains("speaks 2 to 2") && text.contains("acceptor 1 to 1: update the older"), "{text}");
 }
 
 #[test]
