@@ -3,8 +3,11 @@
 //! ```text
 //! data_dir/lock            held by one scheduler (flock)
 //! data_dir/scheduler.key   64 hexadecimal digits, 0600: the seed of the Ed25519 key
-//! data_dir/epoch           a decimal number: how often this scheduler has started
+//! data_dir/epoch           a decimal number: grows by one at every start
 //! ```
+//!
+//! The first epoch of a directory is a random one. A lease's serial begins with it, and agents still fetch under leases
+//! of a scheduler whose directory was lost: were epochs counted from 1, the leases of the next one would look like those.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -49,12 +52,18 @@ fn open_with(data_dir: &Path, fresh_seed: [u8; 32]) -> io::Result<Identity> {
     };
     let last = match fs::read_to_string(data_dir.join("epoch")) {
         Ok(text) => text.trim_end().parse::<u64>().map_err(|_| invalid("epoch"))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => first_epoch(fresh_seed),
         Err(error) => return Err(error),
     };
     let epoch = last.checked_add(1).ok_or_else(|| invalid("epoch"))?;
     write_durably(data_dir, "epoch", &format!("{epoch}\n"))?;
     Ok(Identity { key: HostKey::from_seed(seed), epoch, _lock: lock })
+}
+
+/// Below 2^28: serials are the epoch and 32 bits more, and agents set bits of their own from 2^62 on.
+fn first_epoch(fresh_seed: [u8; 32]) -> u64 {
+    let [a, b, c, d, ..] = HostKey::from_seed(fresh_seed).public().0;
+    u64::from(u32::from_le_bytes([a, b, c, d & 0x0f]))
 }
 
 /// The old content or the new one, whenever the power goes.
@@ -88,6 +97,21 @@ mod tests {
         for name in ["scheduler.key", "epoch"] {
             let mode = fs::metadata(data_dir.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn lost_directory_brings_other_keys_and_other_epochs() {
+        let epochs: Vec<(_, u64)> = (1..=3u8)
+            .map(|seed| {
+                let directory = tempfile::tempdir().unwrap();
+                let identity = open_with(directory.path(), [seed; 32]).unwrap();
+                (identity.key.public(), identity.epoch)
+            })
+            .collect();
+        for (index, (key, epoch)) in epochs.iter().enumerate() {
+            assert!(*epoch <= 1 << 28);
+            assert!(epochs[..index].iter().all(|(other_key, other)| other_key != key && other.abs_diff(*epoch) > 1000));
         }
     }
 

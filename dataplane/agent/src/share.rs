@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hawker_proto::trust::RecordBatch;
+use hawker_proto::trust::{Grant, RecordBatch};
 use hawker_proto::{ByteRange, Geometry, PieceIndex, PieceMap, TaskId};
 use hawker_storage::TaskFile;
 
@@ -25,6 +25,43 @@ struct Proofs {
     /// Encoded batches in the order they came; links remember how many they have sent.
     batches: Vec<Arc<[u8]>>,
     covered: PieceMap,
+    /// The pieces that grants of each epoch cover. A scheduler that lost its key has others than the one before, and hosts
+    /// that never knew that one need a proof of the new.
+    by_epoch: Vec<(u64, PieceMap)>,
+}
+
+/// Epochs told apart; proofs of further ones count as proofs of any.
+const EPOCHS_MAX: usize = 8;
+
+impl Proofs {
+    fn add(&mut self, batch: &RecordBatch) {
+        let (epoch, count) = (epoch_of(&batch.grant), self.covered.piece_count());
+        let mut known = self.by_epoch.iter().position(|(other, _)| *other == epoch);
+        if known.is_none() && self.by_epoch.len() < EPOCHS_MAX {
+            known = Some(self.by_epoch.len());
+            self.by_epoch.push((epoch, PieceMap::empty(count)));
+        }
+        for piece in batch.records.iter().map(|record| record.piece).filter(|piece| piece.0 < count) {
+            self.covered.insert(piece);
+            if let Some(index) = known {
+                self.by_epoch[index].1.insert(piece);
+            }
+        }
+    }
+
+    fn has(&self, piece: PieceIndex, epoch: u64) -> bool {
+        match self.by_epoch.iter().find(|(other, _)| *other == epoch) {
+            Some((_, pieces)) => pieces.contains(piece),
+            None => self.by_epoch.len() == EPOCHS_MAX && self.covered.contains(piece),
+        }
+    }
+}
+
+const fn epoch_of(grant: &Grant) -> u64 {
+    match grant {
+        Grant::Lease(signed) => signed.lease.epoch,
+        Grant::Allowance(signed) => signed.allowance.epoch,
+    }
 }
 
 impl SharedTask {
@@ -32,15 +69,13 @@ impl SharedTask {
     #[must_use]
     pub fn new(file: Arc<TaskFile>) -> Self {
         let batches = file.batches();
-        let mut covered = PieceMap::empty(file.geometry().piece_count());
+        let covered = PieceMap::empty(file.geometry().piece_count());
+        let mut proofs = Proofs { batches: Vec::new(), covered, by_epoch: Vec::new() };
         for batch in batches.iter().filter_map(|bytes| RecordBatch::decode(bytes).ok()) {
-            for record in batch.records {
-                if record.piece.0 < covered.piece_count() {
-                    covered.insert(record.piece);
-                }
-            }
+            proofs.add(&batch);
         }
-        let proofs = Mutex::new(Proofs { batches, covered });
+        proofs.batches = batches;
+        let proofs = Mutex::new(proofs);
         Self { file, proofs, origin_bytes: AtomicU64::new(0), peer_bytes: AtomicU64::new(0) }
     }
 
@@ -62,11 +97,15 @@ impl SharedTask {
         &self.file
     }
 
-    /// Whether a proof for each piece of `batch` is known: then another copy adds nothing.
+    /// Whether a proof of the same epoch is known for each piece of `batch`: then another copy adds nothing.
     #[must_use]
     pub fn is_covered(&self, batch: &RecordBatch) -> bool {
         let proofs = self.lock();
-        batch.records.iter().all(|record| proofs.covered.contains(record.piece))
+        let epoch = epoch_of(&batch.grant);
+        batch
+            .records
+            .iter()
+            .all(|record| record.piece.0 < proofs.covered.piece_count() && proofs.has(record.piece, epoch))
     }
 
     /// The end of the pieces that lead `range` and are stored, as an offset in the task; the range's start when its
@@ -84,6 +123,12 @@ impl SharedTask {
         self.lock().covered.contains(piece)
     }
 
+    /// Whether a proof of `piece` under a grant of `epoch` is known.
+    #[must_use]
+    pub fn is_proven_in(&self, piece: PieceIndex, epoch: u64) -> bool {
+        self.lock().has(piece, epoch)
+    }
+
     /// Keeps a verified batch: on disk beside the content, and for links to pass on.
     pub fn add_proof(&self, batch: &RecordBatch, encoded: Vec<u8>) {
         if let Err(error) = self.file.add_batch(encoded.clone()) {
@@ -91,9 +136,7 @@ impl SharedTask {
         }
         let encoded: Arc<[u8]> = encoded.into();
         let mut proofs = self.lock();
-        for record in &batch.records {
-            proofs.covered.insert(record.piece);
-        }
+        proofs.add(batch);
         proofs.batches.push(encoded);
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Route {
     pub(super) link: u32,
     pub(super) channel: u16,
     pub(super) host: HostId,
+    /// Batches from it under grants of schedulers that are none of ours.
+    strange_batches: u32,
 }
 
 impl Shard {
@@ -156,7 +158,7 @@ impl Shard {
         self.next_neighbor = self.next_neighbor.wrapping_add(1);
         child.channels.insert(channel, (task, neighbor));
         candidate.neighbor = Some(neighbor);
-        driver.routes.insert(neighbor, Route { link: id, channel, host: child.host });
+        driver.routes.insert(neighbor, Route { link: id, channel, host: child.host, strange_batches: 0 });
         let (round_trip, is_remote) = (child.round_trip, candidate.is_remote);
         link.wire.push(&Frame::Open { channel, task, geometry: driver.task.geometry() });
         driver.machine.handle(self.now, DownloadInput::NeighborUp { neighbor, round_trip, is_remote });
@@ -222,7 +224,7 @@ impl Shard {
                 return;
             }
             Frame::Records { batch, .. } => {
-                self.on_records(id, task, batch);
+                self.on_records(id, task, neighbor, batch);
                 return;
             }
             Frame::Error { code, .. } => {
@@ -289,7 +291,7 @@ impl Shard {
     }
 
     /// Records from a parent count by their signatures, never by who passed them on.
-    fn on_records(&mut self, id: u32, task: TaskId, encoded: Vec<u8>) {
+    fn on_records(&mut self, id: u32, task: TaskId, neighbor: NeighborId, encoded: Vec<u8>) {
         let Some(driver) = self.downloads.get(&task) else { return };
         let shared = Arc::clone(&driver.task);
         let batch = match RecordBatch::decode(&encoded) {
@@ -310,15 +312,27 @@ impl Shard {
         };
         match verdict {
             Ok(()) => self.accept_records(task, &shared, &batch, encoded),
-            Err(VerifyError::GrantSignature) => {
-                // No lie if we lack the key of a new scheduler.
-                self.counters.refused.add(1);
-                self.close_link(id, "records under an unknown scheduler");
-            }
+            Err(VerifyError::GrantSignature) => self.on_strange_records(id, task, neighbor),
             Err(error) => {
                 tracing::info!(%error, "records from a peer were refused");
                 self.close_liar(id, "bad records");
             }
+        }
+    }
+
+    /// No lie if the parent's are of a scheduler that lost its key since, or is so new that we lack its key: what else the
+    /// parent shows may be of use. But no honest one has more batches than pieces.
+    fn on_strange_records(&mut self, id: u32, task: TaskId, neighbor: NeighborId) {
+        self.counters.refused.add(1);
+        let Some(driver) = self.downloads.get_mut(&task) else { return };
+        let piece_count = driver.task.geometry().piece_count();
+        let Some(route) = driver.routes.get_mut(&neighbor) else { return };
+        route.strange_batches += 1;
+        if route.strange_batches == 1 {
+            tracing::debug!(task = %task.short(), host = %route.host, "records under an unknown scheduler");
+        }
+        if route.strange_batches > piece_count {
+            self.close_link(id, "records under an unknown scheduler");
         }
     }
 

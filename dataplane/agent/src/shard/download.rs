@@ -93,6 +93,20 @@ impl Driver {
     fn file(&self) -> &Arc<TaskFile> {
         self.task.file()
     }
+
+    /// The lease under which this host may vouch for a piece: the latest, for an earlier scheduler's key may be lost.
+    fn lease_over(&self, piece: PieceIndex) -> Option<SignedLease> {
+        let range = self.task.geometry().piece_range(piece);
+        self.leases.iter().rev().find(|lease| lease.lease.range.contains(range)).copied()
+    }
+
+    /// Whether the scheduler counts on this host's word for a piece that is here, or nobody gave any.
+    fn lacks_proof(&self, piece: PieceIndex) -> bool {
+        match self.lease_over(piece) {
+            Some(lease) => !self.task.is_proven_in(piece, lease.lease.epoch),
+            None => !self.task.is_proven(piece),
+        }
+    }
 }
 
 impl Shard {
@@ -440,7 +454,7 @@ impl Shard {
         file.mark_received(piece);
         Self::mark_checked(&driver.task, piece);
         self.counters.pieces.add(1);
-        if !driver.task.is_proven(piece) {
+        if driver.lacks_proof(piece) {
             driver.unsigned.push(piece);
             driver.unsigned_since.get_or_insert(self.now);
         }
@@ -470,11 +484,12 @@ impl Shard {
         driver.unsigned_since = None;
         let unsigned = std::mem::take(&mut driver.unsigned);
         let mut groups: Vec<(Grant, Vec<PieceIndex>)> = Vec::new();
-        for piece in unsigned.into_iter().filter(|piece| !driver.task.is_proven(*piece)) {
-            let range = driver.task.geometry().piece_range(piece);
-            let lease = driver.leases.iter().find(|lease| lease.lease.range.contains(range));
+        for piece in unsigned {
+            if !driver.lacks_proof(piece) {
+                continue;
+            }
             let allowance = driver.allowance.filter(|_| !driver.is_alone).map(Grant::Allowance);
-            let Some(grant) = lease.map(|lease| Grant::Lease(*lease)).or(allowance) else {
+            let Some(grant) = driver.lease_over(piece).map(Grant::Lease).or(allowance) else {
                 // No right to vouch for it yet: it stays this host's own until a lease covers it.
                 driver.unsigned.push(piece);
                 continue;
@@ -503,7 +518,7 @@ impl Shard {
         let pieces = driver.task.geometry().pieces_within(lease.lease.range);
         driver.leases.push(lease);
         for piece in pieces.map(PieceIndex) {
-            let is_ours = driver.task.file().has_piece(piece) && !driver.task.is_proven(piece);
+            let is_ours = driver.task.file().has_piece(piece) && driver.lacks_proof(piece);
             if is_ours && !driver.unsigned.contains(&piece) {
                 driver.unsigned.push(piece);
             }

@@ -153,6 +153,8 @@ pub(crate) struct Director {
     keys: Vec<PublicKey>,
     /// Of the session that is open.
     session: Option<Welcome>,
+    /// The session ended then, if it did.
+    down_at: Option<Instant>,
     progress_at: Instant,
     ticks: u32,
     /// Bytes that callers found here.
@@ -220,6 +222,7 @@ impl Director {
             next_want: 1,
             keys,
             session: None,
+            down_at: None,
             progress_at: Instant::now(),
             ticks: 0,
             cache_bytes: 0,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hawker_proto::trust::{SignedAllowance, SignedLease};
-use hawker_proto::{Geometry, HostId, PieceIndex, Stripes, TaskId};
+use hawker_proto::{Geometry, HostId, PieceIndex, PublicKey, Stripes, TaskId};
 use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const EARLY_MAX: usize = 256;
 /// A lease that came before its task is good for so long at most.
 const EARLY_KEPT: Duration = Duration::from_secs(10);
+/// Keys of earlier schedulers whose signatures count. Each costs a check of records that nobody we know vouched for.
+const EARLIER_KEYS_MAX: usize = 4;
 /// When there is nobody to ask, a shard asks again after this.
 const NO_LEASE_RETRY: Duration = Duration::from_millis(500);
 
@@ -48,7 +50,7 @@ impl Director {
     }
 
     async fn on_up(&mut self, welcome: Welcome) {
-        self.keys = welcome.keys.clone();
+        self.learn_keys(&welcome.keys);
         self.session = Some(welcome);
         self.late.clear();
         self.tell_all(|| ShardCommand::Scheduler { is_connected: true, keys: self.keys.clone() }).await;
@@ -72,8 +74,20 @@ impl Director {
         self.announce_cached();
     }
 
+    /// A scheduler that lost its directory has another key. What was vouched for under the one before is as right as it
+    /// was, so that downloads go on with it; all of these keys belonged to schedulers that proved the cluster key to us.
+    fn learn_keys(&mut self, keys: &[PublicKey]) {
+        let earlier = std::mem::replace(&mut self.keys, keys.to_vec());
+        for key in earlier {
+            if self.keys.len() < keys.len() + EARLIER_KEYS_MAX && !self.keys.contains(&key) {
+                self.keys.push(key);
+            }
+        }
+    }
+
     async fn on_down(&mut self) {
         self.session = None;
+        self.down_at = Some(Instant::now());
         self.late.clear();
         self.tell_all(|| ShardCommand::Scheduler { is_connected: false, keys: self.keys.clone() }).await;
         let wants: Vec<WantId> = self.flights.keys().copied().collect();

@@ -341,7 +341,8 @@ impl Director {
             if running.state != State::Downloading {
                 continue;
             }
-            let still = now.duration_since(running.advanced_at);
+            // What stood still while the session seemed to be there begins to look for itself only now: see STUCK_AFTER.
+            let still = now.duration_since(self.down_at.map_or(running.advanced_at, |at| at.max(running.advanced_at)));
             if is_away && running.side == Side::Cluster && still >= STUCK_AFTER {
                 stuck.push(*task);
             }

@@ -38,10 +38,11 @@ impl Director {
     }
 }
 
-/// Signs the records of all pieces of the lease that nobody has vouched for; returns how many.
+/// Signs the records of all pieces of the lease that nobody has vouched for in its epoch; returns how many.
 fn sign_all(shared: &SharedTask, key: &HostKey, lease: SignedLease) -> usize {
     let geometry = shared.geometry();
-    let pieces = geometry.pieces_within(lease.lease.range).map(PieceIndex).filter(|piece| !shared.is_proven(*piece));
+    let is_unproven = |piece: &PieceIndex| !shared.is_proven_in(*piece, lease.lease.epoch);
+    let pieces = geometry.pieces_within(lease.lease.range).map(PieceIndex).filter(is_unproven);
     let records: Vec<PieceRecord> =
         pieces.filter_map(|piece| Some(PieceRecord { piece, blocks: shared.file().record(piece)? })).collect();
     for batch in records.chunks(BATCH_PIECES_MAX) {
