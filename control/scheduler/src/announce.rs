@@ -64,6 +64,8 @@ impl Cluster {
         if have.is_full() {
             self.complete(peer);
         } else if is_running {
+            // It would not ask for a lease while its origin refuses it.
+            self.peers[peer].is_refused = false;
             self.start_running(peer);
         } else {
             self.stop_running(peer);

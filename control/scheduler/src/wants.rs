@@ -241,6 +241,8 @@ impl Cluster {
         if self.peers[peer].is_stale {
             self.renew(peer);
         }
+        // Whoever asks anew may come with fresh credentials.
+        self.peers[peer].is_refused = false;
         self.start_running(peer);
         self.contest(peer);
         self.find_neighbors(peer);

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hawker_proto::{ByteRange, HostId};
-use hawker_scheduler::{ClusterConfig, Input, LeaseOutcome, ToHost};
-use world::{MIB, World, task_of};
+use hawker_scheduler::{ClusterConfig, Input, LeaseOutcome, ToHost, WantKey};
+use world::{MIB, World, key_of, task_of};
 
 fn world_of(length: u64) -> World {
     World::new(ClusterConfig::default(), length)
@@ -79,6 +79,17 @@ fn host_that_the_origin_refuses_gets_no_more_leases() {
     assert_eq!(no_lease(&world, hosts[0]), Some((false, false)));
     world.ask(hosts[1], 1);
     assert_eq!(world.last_lease(hosts[1]).unwrap().start(), 0);
+}
+
+#[test]
+fn host_that_comes_with_fresh_credentials_gets_leases_again() {
+    let mut world = world_of(200 * MIB);
+    let hosts = swarm(&mut world, 2);
+    world.lease_done(hosts[0], Some(0), LeaseOutcome::Refused);
+    // Its download ended, and the next one begins with a want.
+    world.want(hosts[0], 77, WantKey::Resolve(key_of(1)));
+    world.ask(hosts[0], 1);
+    assert_eq!(world.last_lease(hosts[0]).unwrap().start(), 0);
 }
 
 #[test]

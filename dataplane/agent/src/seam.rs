@@ -217,8 +217,6 @@ pub enum ShardEvent {
 /// Why a download ended without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DownloadError {
-    /// The origin said no and no peer has the rest.
-    OriginRefused { status: u16 },
     /// The disk failed or is full.
     Disk { message: String, is_full: bool },
 }

@@ -52,6 +52,11 @@ impl fmt::Debug for GetRequest {
 }
 
 impl GetRequest {
+    /// Whether an origin sees no difference between the two.
+    pub(crate) fn has_credentials_of(&self, other: &Self) -> bool {
+        self.url == other.url && self.headers == other.headers
+    }
+
     /// The request that a stored task stands for, without credentials: nothing is fetched by it unless somebody asks.
     ///
     /// # Errors

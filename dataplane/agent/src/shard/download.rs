@@ -115,6 +115,7 @@ impl Shard {
         if let Some(driver) = self.downloads.get_mut(&id) {
             // A new caller of a running download: its origin is as good, and may be fresher.
             driver.origin = origin.or(driver.origin.take());
+            self.tell(id, DownloadInput::Admitted);
             return;
         }
         let seed = u64::from_le_bytes(self.identity.host.0[..8].try_into().expect("eight bytes")) ^ self.now.as_nanos();

@@ -16,7 +16,7 @@ use hawker_swarm::{DownloadInput, LeaseId, OriginOutcome};
 
 use super::{Purpose, SLAB_PAUSE, Shard};
 use crate::rates::take_all;
-use crate::seam::{DownloadError, OriginEnd, OriginSpec, ShardEvent, Trouble};
+use crate::seam::{OriginEnd, OriginSpec, ShardEvent, Trouble};
 use crate::share::Source;
 
 /// No first byte after this long: the range goes elsewhere.
@@ -461,13 +461,7 @@ impl Shard {
             OriginEnd::Failed { retry_after, .. } => OriginOutcome::Failed { retry_after },
             OriginEnd::Refused { .. } => OriginOutcome::Refused,
         };
-        if let (OriginEnd::Refused { status }, true) = (end, driver.routes.is_empty()) {
-            let error = DownloadError::OriginRefused { status };
-            self.fail_download(task, error);
-        }
-        if !lease.is_own() {
-            self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end });
-        }
+        self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end });
         self.tell(task, DownloadInput::OriginEnded { lease, outcome });
     }
 

@@ -39,7 +39,7 @@ pub enum OriginOutcome {
         /// How long not to ask for another lease.
         retry_after: Duration,
     },
-    /// The origin refuses this host (401, 403): it asks for no lease again.
+    /// The origin refuses this host (401, 403): it asks for no lease again until it is [`DownloadInput::Admitted`].
     Refused,
 }
 
@@ -62,6 +62,8 @@ pub enum DownloadInput {
         /// Which.
         stripes: Stripes,
     },
+    /// The origin admits this host again: somebody came with credentials that are still good.
+    Admitted,
     /// The link's round trip was measured again: it grows when the wires on the way are full.
     RoundTrip {
         /// The peer.

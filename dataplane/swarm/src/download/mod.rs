@@ -163,6 +163,7 @@ impl Download {
                 self.neighbor_up(neighbor, round_trip, is_remote);
             }
             DownloadInput::Imports { stripes } => self.import(stripes),
+            DownloadInput::Admitted => self.admitted(),
             DownloadInput::RoundTrip { neighbor, round_trip } => self.round_trip(neighbor, round_trip),
             DownloadInput::NeighborDown { neighbor } => self.neighbor_down(neighbor),
             DownloadInput::Have { neighbor, pieces } => self.have(neighbor, &pieces),

@@ -147,6 +147,14 @@ impl Download {
         wait + Duration::from_millis(u64::from(self.origin.rng.below(millis)))
     }
 
+    /// What was refused to earlier credentials, and when to ask again, holds no longer.
+    pub(super) fn admitted(&mut self) {
+        if self.origin.is_refused {
+            self.origin.is_refused = false;
+            self.origin.retry_at = self.now;
+        }
+    }
+
     fn wants_lease(&self) -> bool {
         let fetches = self.origin.fetches.len();
         if self.pieces.orphans().len() == 0 {

@@ -491,7 +491,7 @@ fn lease_of_what_is_here_is_returned_and_one_of_half_is_cut() {
 }
 
 #[test]
-fn failed_fetch_gives_the_rest_back_and_a_refusal_ends_the_asking() {
+fn failed_fetch_gives_the_rest_back_and_a_refusal_ends_the_asking_until_the_host_is_admitted() {
     let mut bench = Bench::new(16);
     let lease = LeaseId(1);
     bench.feed(DownloadInput::Lease { lease, range: bench.range(0..16) });
@@ -505,6 +505,7 @@ fn failed_fetch_gives_the_rest_back_and_a_refusal_ends_the_asking() {
     bench.feed(DownloadInput::Lease { lease, range: bench.range(5..16) });
     bench.feed(DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Refused });
     assert_eq!(asks(&bench.wait(Duration::from_secs(60))), 0);
+    assert_eq!(asks(&bench.feed(DownloadInput::Admitted)), 1);
 }
 
 #[test]
@@ -655,6 +656,7 @@ fn any_input(pieces: u32) -> impl Strategy<Value = DownloadInput> {
             1 => Just(DownloadInput::Reader { piece }),
             1 => any::<bool>().prop_map(|is_connected| DownloadInput::Scheduler { is_connected }),
             1 => Just(DownloadInput::Allowance { bytes: a }),
+            1 => Just(DownloadInput::Admitted),
             1 => (0u32..16).prop_map(|bits| DownloadInput::Imports { stripes: Stripes::from_bits(bits) }),
         ]
     });

@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use super::about::About;
 use super::flight::{Flight, Stage};
-use super::running::Running;
+use super::running::{Running, State};
 use super::{Director, Internal, LATE_WANTS_MAX, Place};
 use crate::config::WriteChoice;
 use crate::control::caller::{CallerId, Failure, is_full};
 use crate::control::link::Side;
 use crate::control::origin::{Ask, Condition, OriginError, Spooled, check_access};
+use crate::seam::ShardCommand;
 use crate::share::SharedTask;
 
 impl Director {
@@ -184,6 +185,7 @@ impl Director {
                 if let Some(caller) = self.callers.get_mut(&id) {
                     caller.is_proven = true;
                 }
+                self.lend(id, task).await;
                 self.welcome(id, task).await;
             }
             Err(error) => {
@@ -191,6 +193,22 @@ impl Director {
                 self.leave_task(task, id).await;
             }
         }
+    }
+
+    /// The download's own credentials are not good any more, and those of a caller that came later are.
+    pub(super) async fn lend(&mut self, id: CallerId, task: TaskId) {
+        let Some(caller) = self.callers.get(&id) else { return };
+        let is_refused = |running: &&mut Running| running.is_refused && running.state == State::Downloading;
+        let Some(running) = self.tasks.get_mut(&task).filter(is_refused) else { return };
+        running.renew(&caller.request);
+        let command = ShardCommand::StartDownload {
+            task: Arc::clone(running.shared()),
+            origin: Some(running.origin_spec()),
+            is_alone: running.side == Side::Own,
+        };
+        // The scheduler leases nothing to who was refused, until it hears of it again.
+        self.announce(task);
+        self.tell_shard(task, command).await;
     }
 
     fn write_mode(&self, geometry: Geometry) -> WriteMode {

@@ -52,6 +52,8 @@ pub(super) struct Running {
     /// The origin is not asked before: it said so, or a failure did.
     pub(super) quiet_until: Instant,
     pub(super) is_refused: bool,
+    /// Callers whose credentials the origin refuses meanwhile.
+    pub(super) refused_callers: HashSet<CallerId>,
     pub(super) last_failure: Option<Failure>,
     pub(super) used_at: Instant,
     /// Bytes at the last progress report, and the rate since the one before.
@@ -111,6 +113,7 @@ impl Running {
             failures: 0,
             quiet_until: now,
             is_refused: false,
+            refused_callers: HashSet::new(),
             last_failure: None,
             used_at: now,
             bytes_reported,
@@ -148,6 +151,14 @@ impl Running {
             self.request = request.clone();
             self.parked = parked.map(|body| (body, Instant::now()));
         }
+    }
+
+    /// The origin admits us with this request.
+    pub(super) fn renew(&mut self, request: &GetRequest) {
+        self.request = request.clone();
+        self.about.direct = None;
+        self.advanced_at = Instant::now();
+        (self.is_refused, self.last_failure) = (false, None);
     }
 
     pub(super) fn add_caller(&mut self, caller: CallerId) {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::about::About;
 use super::running::{Running, State};
 use super::{Director, Internal, announce};
-use crate::control::caller::{Failure, GetRequest};
+use crate::control::caller::{CallerId, Failure, GetRequest};
 use crate::control::link::Side;
 use crate::control::origin::{FetchJob, OriginError, run_fetch};
 use crate::seam::{DownloadError, OriginEnd, ShardCommand, ShardEvent, Trouble};
@@ -18,13 +18,21 @@ use crate::share::SharedTask;
 /// Set in the ids of fetches that a shard runs under an allowance: no scheduler knows them.
 const UNLEASED: u64 = 1 << 63;
 
+/// Status of an origin whose content is another now: no credentials help.
+const CHANGED: u16 = 412;
+
 impl Director {
     pub(super) async fn on_shard(&mut self, event: ShardEvent) {
         match event {
             ShardEvent::AskLease { task, bytes, rate, source_rate, lacked } => {
                 self.on_ask_lease(task, bytes, rate, source_rate, lacked).await;
             }
-            ShardEvent::LeaseDone { task, serial, upto, end } => self.on_lease_done(task, serial, upto, end),
+            ShardEvent::LeaseDone { task, serial, upto, end } => {
+                self.on_lease_done(task, serial, upto, end);
+                if let OriginEnd::Refused { status } = end {
+                    self.on_refused(task, status).await;
+                }
+            }
             ShardEvent::FetchOrigin { task, serial, range } => self.on_fetch(task, serial, range).await,
             ShardEvent::StopOrigin { task, serial } => {
                 if let Some(running) = self.tasks.get_mut(&task) {
@@ -68,11 +76,36 @@ impl Director {
             OriginEnd::Complete => LeaseOutcome::Returned,
             OriginEnd::Failed { retry_after, .. } if retry_after.is_zero() => LeaseOutcome::Returned,
             OriginEnd::Failed { retry_after, .. } => LeaseOutcome::Failed { retry_after },
-            OriginEnd::Refused { status: 412 } => LeaseOutcome::Changed,
+            OriginEnd::Refused { status: CHANGED } => LeaseOutcome::Changed,
             OriginEnd::Refused { .. } => LeaseOutcome::Refused,
         };
         let side = if super::is_own_serial(serial) { Side::Own } else { Side::Cluster };
         self.say(side, Input::LeaseDone { host: self.parts.host, serial, upto, outcome });
+    }
+
+    /// The origin refuses this host. Another caller's credentials may be good; if not, only hosts that the scheduler named
+    /// can have the rest, and they are waited for a while.
+    async fn on_refused(&mut self, task: TaskId, status: u16) {
+        let Some(running) = self.tasks.get_mut(&task).filter(|running| running.state == State::Downloading) else {
+            return;
+        };
+        let request = &running.request;
+        let is_same =
+            |id: &&CallerId| self.callers.get(id).is_some_and(|caller| caller.request.has_credentials_of(request));
+        let refused: Vec<CallerId> = running.callers.iter().filter(is_same).copied().collect();
+        running.refused_callers.extend(refused);
+        let may_lend = |id: &&CallerId| {
+            self.callers.get(id).is_some_and(|caller| caller.is_proven) && !running.refused_callers.contains(id)
+        };
+        let lender = running.callers.iter().find(may_lend).copied();
+        if let Some(lender) = lender.filter(|_| status != CHANGED) {
+            return self.lend(lender, task).await;
+        }
+        if running.neighbors.is_empty() {
+            let host = running.request.url.authority();
+            let failure = running.last_failure.clone().unwrap_or_else(|| Failure::origin_status(&host, status));
+            self.fail_task(task, &failure).await;
+        }
     }
 
     async fn on_fetch(&mut self, task: TaskId, serial: u64, range: ByteRange) {
@@ -119,13 +152,7 @@ impl Director {
     }
 
     async fn on_failed(&mut self, task: TaskId, error: DownloadError) {
-        let Some(running) = self.tasks.get(&task) else { return };
         let failure = match error {
-            DownloadError::OriginRefused { status } => {
-                // A status is the reason itself; an answer without one was control's, which said more.
-                let said = running.last_failure.clone().filter(|_| status == 0);
-                said.unwrap_or_else(|| Failure::origin_status(&running.request.url.authority(), status))
-            }
             DownloadError::Disk { message, is_full: true } => Failure::disk_full(message),
             DownloadError::Disk { message, .. } => Failure::other(message, "check the disk of the data directory"),
         };

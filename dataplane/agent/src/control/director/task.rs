@@ -272,6 +272,7 @@ impl Director {
         running.failures = 0;
         running.quiet_until = Instant::now();
         running.is_refused = false;
+        running.refused_callers.clear();
         running.last_failure = None;
         let side = running.side;
         // The next flight resolves anew: whatever failed may have changed.
