@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -144,6 +145,36 @@ impl Cluster {
         }
     }
 
+    /// The process of the scheduler.
+    ///
+    /// # Panics
+    /// When none runs.
+    pub fn scheduler(&mut self) -> &mut Process {
+        self.scheduler.as_mut().expect("a running scheduler")
+    }
+
+    /// Takes away what the scheduler left on disk: its key, and how often it has started.
+    ///
+    /// # Panics
+    /// When it cannot be removed.
+    pub fn forget_scheduler(&mut self) {
+        assert!(self.scheduler.is_none(), "callers end it first");
+        std::fs::remove_dir_all(self.scratch.join("scheduler")).expect("our own directory");
+    }
+
+    /// Drops what goes `to` the scheduler (or what comes from it), or lets it pass again.
+    ///
+    /// # Panics
+    /// When iptables does not do it.
+    pub fn partition_scheduler(&self, to: bool, is_dropped: bool) {
+        let iptables = workspace::find_program("iptables").expect("callers asked for obstacles");
+        let (chain, side) = if to { ("INPUT", "--dport") } else { ("OUTPUT", "--sport") };
+        let mut command = self.lab.command(&self.scheduler_host(), &iptables);
+        command.args([if is_dropped { "-A" } else { "-D" }, chain, "-p", "tcp", side, &SCHEDULER_PORT.to_string()]);
+        let output = command.args(["-j", "DROP"]).output().expect("iptables runs");
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Kills an agent as a crash would.
     pub fn kill_agent(&mut self, index: usize) {
         if let Some(process) = self.agents[index].take() {
@@ -151,26 +182,52 @@ impl Cluster {
         }
     }
 
+    /// Takes away what an agent left on disk.
+    ///
+    /// # Panics
+    /// When it still runs, or its files cannot be removed.
+    pub fn forget_agent(&mut self, index: usize) {
+        assert!(self.agents[index].is_none(), "callers end it first");
+        std::fs::remove_dir_all(self.scratch.join(&format!("data-{}", host_name(index)))).expect("our own directory");
+    }
+
     /// Waits until the agent has its scheduler.
     ///
     /// # Panics
     /// When it ends, or takes too long.
     pub fn wait_until_connected(&mut self, index: usize) {
+        self.wait_for_scheduler(index, true);
+    }
+
+    /// Waits until the agent has its scheduler, or knows that it has none.
+    ///
+    /// # Panics
+    /// When it ends, or takes too long.
+    pub fn wait_for_scheduler(&mut self, index: usize, is_there: bool) {
         let socket = self.socket(index);
         let agent = self.agents[index].as_mut().expect("a running agent");
-        agent.wait_until(READY_WITHIN, "connected to its scheduler", || {
-            ask(&socket, &["status"]).is_some_and(|status| status["scheduler"]["is_connected"] == true)
+        agent.wait_until(READY_WITHIN, "of the right mind about its scheduler", || {
+            ask(&socket, &["status"]).is_some_and(|status| status["scheduler"]["is_connected"] == is_there)
         });
     }
 
     /// Starts a download on a host. Its output goes to [`Self::output`].
     #[must_use]
     pub fn get(&self, index: usize, url: &str, more: &[&str]) -> Process {
+        self.get_to(index, url, &self.output(index), more)
+    }
+
+    /// The same with an output of its own.
+    #[must_use]
+    pub fn get_to(&self, index: usize, url: &str, output: &Path, more: &[&str]) -> Process {
+        // Each answer is in a file of its own.
+        static GETS: AtomicU32 = AtomicU32::new(0);
+        let number = GETS.fetch_add(1, Ordering::Relaxed);
         let mut command = self.lab.command(&host_name(index), &workspace::hawker());
-        command.args(["get", url, "--json", "-o"]).arg(self.output(index));
+        command.args(["get", url, "--json", "-o"]).arg(output);
         command.arg("--socket").arg(self.socket(index)).args(more);
         clean(&mut command);
-        Process::start(self.scratch.path(), &format!("get-{}", host_name(index)), command)
+        Process::start(self.scratch.path(), &format!("get-{}-{number}", host_name(index)), command)
     }
 
     /// Where [`Self::get`] puts the file.
@@ -227,7 +284,11 @@ pub fn clean(command: &mut Command) {
     }
 }
 
-pub(crate) fn write_cluster_key(path: &Path) {
+/// The cluster key of every cluster of a test.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_cluster_key(path: &Path) {
     let mut options = std::fs::File::options();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path).expect("room");
     file.write_all("ab".repeat(32).as_bytes()).expect("room");

@@ -26,7 +26,8 @@ impl Identity {
     }
 
     /// A nonce that no other handshake of this process had.
-    fn nonce(&self) -> [u8; 32] {
+    #[must_use]
+    pub fn nonce(&self) -> [u8; 32] {
         static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         *blake3::hash(&[self.key.seed().as_slice(), &count.to_le_bytes()].concat()).as_bytes()

@@ -2,10 +2,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use hawker_proto::frame::{Frame, FrameKind, HEAD_BYTES, Head, ROLE_SERVES, ROLE_WANTS, apply_have};
-use hawker_proto::handshake::{Handshake, HandshakeConfig};
+use hawker_proto::frame::{Frame, FrameKind, HEAD_BYTES, Head, Hello, ROLE_SERVES, ROLE_WANTS, apply_have};
+use hawker_proto::handshake::{Handshake, HandshakeConfig, LinkKind, Proof, Side, Transcript};
 use hawker_proto::hash::block_value;
 use hawker_proto::trust::RecordBatch;
 use hawker_proto::{BlockIndex, Geometry, PieceIndex, PieceMap, TaskId};
@@ -39,6 +40,48 @@ impl Link {
         link.send(&hello)?;
         link.shake(handshake)?;
         Ok(link)
+    }
+
+    /// Connects as a child that speaks `versions`.
+    ///
+    /// # Errors
+    /// The agent is not there, or did not take the handshake: then with the words of its refusal.
+    pub fn dial_speaking(to: SocketAddr, identity: &Identity, versions: RangeInclusive<u16>) -> io::Result<Self> {
+        let ours = hello(identity, ROLE_WANTS, versions);
+        let mut link = Self::connect(to)?;
+        link.send(&Frame::Hello(ours))?;
+        let theirs = link.receive_hello()?;
+        let transcript = Transcript::new(LinkKind::Peer, ours, theirs).map_err(io::Error::other)?;
+        match link.receive()? {
+            Message::Frame(Frame::Auth { mac, signature }) => {
+                let proof = Proof { mac, signature };
+                transcript.verify(Side::Acceptor, Some(&identity.cluster), &proof).map_err(io::Error::other)?;
+            }
+            other => return Err(io::Error::other(format!("{other:?}"))),
+        }
+        let Proof { mac, signature } = transcript.prove(Side::Dialer, &identity.key, Some(&identity.cluster));
+        link.send(&Frame::Auth { mac, signature })?;
+        Ok(link)
+    }
+
+    /// What a parent that speaks `versions` answers to a child that connected, whether they have one in common or not.
+    /// The answer of the child comes back: its words when it refuses.
+    ///
+    /// # Errors
+    /// It went away without a word.
+    pub fn greet(socket: TcpStream, identity: &Identity, versions: RangeInclusive<u16>) -> io::Result<Message> {
+        let mut link = Self { socket };
+        link.receive_hello()?;
+        link.send(&Frame::Hello(hello(identity, ROLE_SERVES, versions)))?;
+        link.receive()
+    }
+
+    fn receive_hello(&mut self) -> io::Result<Hello> {
+        match self.receive()? {
+            Message::Frame(Frame::Hello(hello)) => Ok(hello),
+            Message::Frame(Frame::Error { code, text, .. }) => Err(io::Error::other(format!("{code:?}: {text}"))),
+            other => Err(io::Error::other(format!("{other:?}"))),
+        }
     }
 
     /// Connects and says nothing yet.
@@ -188,6 +231,11 @@ impl Link {
         }
         assert!(proven >= geometry.piece_count(), "{proven} of {} pieces are proven", geometry.piece_count());
     }
+}
+
+fn hello(identity: &Identity, roles: u8, versions: RangeInclusive<u16>) -> Hello {
+    let (version_min, version_max) = versions.into_inner();
+    Hello { version_min, version_max, nonce: identity.nonce(), host: identity.key.public(), roles, is_secured: true }
 }
 
 fn config(identity: &Identity, roles: u8) -> HandshakeConfig<'_> {

@@ -2,7 +2,9 @@
 //! engines. Whatever happens, nothing wrong is kept, the agent lives on, and once its origin behaves the same get works.
 
 mod cases;
+mod large;
 mod refusals;
+mod swarm;
 mod transport;
 mod versions;
 
