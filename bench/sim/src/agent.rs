@@ -110,7 +110,7 @@ impl World<'_> {
     pub(crate) fn connect(&mut self, host: u32) {
         let link_bytes_per_s = self.hosts[host as usize].link_bytes_per_s;
         let row = &self.hosts[host as usize];
-        if !row.is_up || row.is_leaving || !self.scheduler.is_up() {
+        if !row.is_up || row.is_leaving || row.is_cut || !self.scheduler.is_up() {
             return;
         }
         let control = self.control(host);
@@ -304,6 +304,10 @@ impl World<'_> {
         let pieces = geometry.pieces_within(range);
         let stored = pieces.clone().take_while(|piece| peer.is_here(PieceIndex(*piece)));
         let upto = stored.last().map_or(range.start(), |piece| geometry.piece_range(PieceIndex(piece)).end());
+        // What arrived and was lost since is no hole in what arrived.
+        let arrived =
+            geometry.block_at(held.upto).map_or(range.end(), |(piece, _)| geometry.piece_range(piece).start());
+        let upto = upto.max(arrived.min(range.end()));
         let usual = if upto == range.end() { LeaseOutcome::Complete } else { LeaseOutcome::Returned };
         let outcome = outcome.unwrap_or(usual);
         self.say(host, Input::LeaseDone { host: id, serial: lease.0, upto, outcome });
@@ -379,7 +383,7 @@ impl World<'_> {
     fn report_download(&mut self, at: PeerId) {
         let peer = self.peer_mut(at);
         let progress = peer.download.progress();
-        let fresh = progress.bytes_stored - peer.bytes_reported;
+        let fresh = progress.bytes_stored.saturating_sub(peer.bytes_reported);
         peer.bytes_reported = progress.bytes_stored;
         let control = self.control(at.host);
         let leases = control.leases.iter().filter(|(_, held)| held.task == at.task);

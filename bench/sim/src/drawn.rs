@@ -72,6 +72,28 @@ impl Scenario {
             ..equal
         }
         .with_narrow_places(&mut draws, rate, around)
+        .with_broken_places(&mut draws, around)
+    }
+
+    /// The same with connections that break, bodies of the origin that end early, and disks that lose what is written or
+    /// rot.
+    fn with_broken_places(self, draws: &mut Draws, around: Duration) -> Self {
+        let mut draw = |one_in: u64, to: u64| {
+            let value = draws.below(to) + 1;
+            if draws.below(one_in) == 0 { u32::try_from(value).expect("small") } else { 0 }
+        };
+        let cuts = draw(3, 2 * u64::from(self.hosts));
+        let cut_for = around * draw(1, 1 << 10) / (1 << 11) + Duration::from_millis(u64::from(draw(2, 5_000)));
+        Self {
+            cuts,
+            cuts_until: around * draw(1, 1 << 11) / (1 << 10),
+            cut_for,
+            lost_writes_ppm: draw(4, 20_000),
+            rotten_reads_ppm: draw(4, 20_000),
+            broken_bodies_ppm: draw(4, 100_000),
+            time_max: self.time_max + (cut_for + Duration::from_secs(10)) * cuts,
+            ..self
+        }
     }
 
     /// The same with an origin that refuses what is beyond a few connections, or whose connections are slow; with hosts

@@ -29,6 +29,17 @@ pub(crate) enum Event {
     Stop {
         host: u32,
     },
+    /// All connections of some host break.
+    Cut,
+    /// It gets new ones again.
+    Heal {
+        host: u32,
+    },
+    /// A host that reaches nobody asked the origin.
+    OriginUnreached {
+        peer: PeerId,
+        lease: LeaseId,
+    },
     /// A piece is written.
     Stored {
         peer: PeerId,
@@ -38,6 +49,7 @@ pub(crate) enum Event {
     Message {
         to: PeerId,
         from: u32,
+        connection: u32,
         message: Message,
     },
     /// An announcement reached the neighbors of its host whose links were idle.
@@ -65,6 +77,7 @@ pub(crate) enum Event {
     Sent {
         from: u32,
         to: u32,
+        connection: u32,
         bytes: u32,
     },
     /// The host's uplink can send again.

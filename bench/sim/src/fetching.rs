@@ -17,6 +17,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl World<'_> {
     pub(crate) fn fetch(&mut self, at: PeerId, lease: LeaseId, range: ByteRange) {
+        if self.hosts[at.host as usize].is_cut {
+            return self.clock.push(self.clock.now(), Event::OriginUnreached { peer: at, lease });
+        }
         self.origin.bytes_repeated += self.bytes_to_be_had(at.task, range);
         self.log_fetch(at, lease, range);
         let (now, latency) = (self.clock.now(), self.scenario.latency);
@@ -85,6 +88,8 @@ impl World<'_> {
             self.fetch_log.end(at, lease, now, get.upto);
             self.lease_over(at.host, lease);
             self.download(at, DownloadInput::OriginEnded { lease, outcome: OriginOutcome::Complete });
+        } else {
+            self.break_body(at, lease);
         }
         self.serve_origin();
     }

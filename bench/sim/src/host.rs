@@ -42,6 +42,11 @@ pub(crate) struct Host {
     pub(crate) started_at: Instant,
     pub(crate) is_up: bool,
     pub(crate) is_dead: bool,
+    /// It has no connections, and gets none.
+    pub(crate) is_cut: bool,
+    /// When it lost them last, and how often it did.
+    pub(crate) cut_at: Instant,
+    pub(crate) cuts: u32,
     /// It was told to stop: it takes nobody new, and opens no stream.
     pub(crate) is_leaving: bool,
     /// It was told to stop, and did.
@@ -77,6 +82,9 @@ impl Host {
             started_at: start,
             is_up: false,
             is_dead: false,
+            is_cut: false,
+            cut_at: Instant::ZERO,
+            cuts: 0,
             is_leaving: false,
             has_left: false,
             tasks_left: scenario.tasks.len(),

@@ -80,7 +80,7 @@ impl Liar {
         let lie = LIES[(first + nth) % LIES.len()];
         Self {
             lie,
-            accuses: nth < 2 || scenario.start_spread.is_zero() && scenario.scheduler_away.is_none(),
+            accuses: nth < 2 || scenario.knows_all_hosts(),
             claims_to_scheduler: (draws.below(2) == 0) == nth.is_multiple_of(2),
             owed: BTreeSet::new(),
             blocks_sent: 0,
@@ -90,6 +90,13 @@ impl Liar {
 
     const fn claims_all(&self) -> bool {
         matches!(self.lie, Lie::ClaimsAndSendsJunk | Lie::ClaimsAndHasNot)
+    }
+}
+
+impl Scenario {
+    /// Whether the scheduler knows the honest hosts at any time at which it knows the liars.
+    const fn knows_all_hosts(&self) -> bool {
+        self.start_spread.is_zero() && self.scheduler_away.is_none() && self.cuts == 0
     }
 }
 
@@ -241,7 +248,9 @@ impl World<'_> {
     /// A wrong block reached an honest host, which finds that it differs from its record.
     pub(crate) fn refuse_block(&mut self, from: u32, block: Transmission) {
         let lost = self.harm.add(from, block.to, block.bytes);
-        let most = WASTED_PIECES_MAX * u64::from(self.peer(block.to).geometry.piece_bytes());
+        // Agents count lies by host; the machines, by link.
+        let links = 1 + u64::from(self.connection(from, block.to.host));
+        let most = links * WASTED_PIECES_MAX * u64::from(self.peer(block.to).geometry.piece_bytes());
         assert!(lost <= most, "{:?} lost {lost} bytes to the liar {from}, seed {}", block.to, self.scenario.seed);
         let neighbor = NeighborId(from);
         self.download(block.to, DownloadInput::BlockBad { neighbor, piece: block.piece, block: block.block });

@@ -15,6 +15,7 @@ mod clock;
 mod disk;
 mod drawn;
 mod event;
+mod faults;
 mod fetching;
 mod host;
 mod image;
@@ -112,6 +113,19 @@ pub struct Scenario {
     pub slow_disks: u32,
     /// ... and write so many bytes per second. All others write as fast as they receive.
     pub slow_disk_bytes_per_s: u64,
+    /// Times, evenly over `cuts_until`, at which a host drawn anew loses all its connections, those with the scheduler and
+    /// the origin too ...
+    pub cuts: u32,
+    /// ... from the start to this time ...
+    pub cuts_until: Duration,
+    /// ... and gets no new ones for this long.
+    pub cut_for: Duration,
+    /// Of a million pieces that are written, those that are lost.
+    pub lost_writes_ppm: u32,
+    /// Of a million blocks that are read for others, those whose piece turns out rotten.
+    pub rotten_reads_ppm: u32,
+    /// Of a million blocks of the origin's bodies, those after which the connection breaks.
+    pub broken_bodies_ppm: u32,
     /// When the scheduler vanishes, and when it starts again without a memory.
     pub scheduler_away: Option<(Duration, Duration)>,
     /// Policy.
@@ -173,6 +187,12 @@ impl Scenario {
             leaves_until: Duration::ZERO,
             slow_disks: 0,
             slow_disk_bytes_per_s: 0,
+            cuts: 0,
+            cuts_until: Duration::ZERO,
+            cut_for: Duration::ZERO,
+            lost_writes_ppm: 0,
+            rotten_reads_ppm: 0,
+            broken_bodies_ppm: 0,
             scheduler_away: None,
             cluster: ClusterConfig::default(),
             download: DownloadConfig::default(),

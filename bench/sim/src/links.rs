@@ -45,6 +45,9 @@ impl World<'_> {
         if !is_wanted || !self.hosts[child.host as usize].is_up {
             return;
         }
+        if self.is_out_of_reach(child, parent) {
+            return;
+        }
         if !self.hosts[parent as usize].is_up || self.hosts[parent as usize].is_leaving {
             self.peer_mut(child).parents.remove(&parent);
             self.hosts[child.host as usize].dialed.remove(&parent);

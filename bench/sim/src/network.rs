@@ -14,6 +14,8 @@ pub(crate) struct Transmission {
     pub(crate) piece: PieceIndex,
     pub(crate) block: BlockIndex,
     pub(crate) bytes: u32,
+    /// On which it travels, see [`World::connection`](crate::world::World::connection).
+    pub(crate) connection: u32,
     /// It differs from its record: a liar sent it.
     pub(crate) is_wrong: bool,
 }
@@ -133,7 +135,14 @@ mod tests {
         let mut uplink = Uplink::new(1_000);
         for (host, bytes) in [(1, 100), (2, 200), (1, 50), (3, 10)] {
             let to = PeerId { host, task: 0 };
-            uplink.push(Transmission { to, piece: PieceIndex(0), block: BlockIndex(0), bytes, is_wrong: false });
+            uplink.push(Transmission {
+                to,
+                piece: PieceIndex(0),
+                block: BlockIndex(0),
+                bytes,
+                connection: 0,
+                is_wrong: false,
+            });
         }
         assert_eq!(uplink.first_leaves_at(2), None, "an idle wire holds nothing up");
         assert_eq!(uplink.start(at(5)).map(|(_, time)| time), Some(Duration::from_millis(100)));

@@ -85,6 +85,13 @@ impl Peer {
         self.blocks.is_whole(piece)
     }
 
+    /// The piece is not on the disk any more.
+    pub(crate) fn lose(&mut self, piece: PieceIndex) {
+        for block in 0..self.geometry.block_count(piece) {
+            self.blocks.remove(piece, BlockIndex(block));
+        }
+    }
+
     pub(crate) fn has_block(&self, piece: PieceIndex, block: BlockIndex) -> bool {
         self.blocks.contains(piece, block)
     }
@@ -138,6 +145,11 @@ impl Blocks {
         let is_new = self.words[word] & bit == 0;
         self.words[word] |= bit;
         is_new
+    }
+
+    fn remove(&mut self, piece: PieceIndex, block: BlockIndex) {
+        let (word, bit) = Self::index(self.nth(piece, block));
+        self.words[word] &= !bit;
     }
 
     fn is_whole(&self, piece: PieceIndex) -> bool {

@@ -45,8 +45,20 @@ enum Reason {
     NewScheduler,
     /// It was sold for the first time.
     Sold,
-    /// The scheduler asked whoever fetched it what it had while the piece waited for the disk.
-    Unwritten,
+    /// The scheduler asked whoever fetched it what it had while the piece waited for the disk, or the disk lost it.
+    NotThere,
+    /// Whoever fetched it lost its connections, and the scheduler learned nothing from it until they were back.
+    Cut,
+    /// Whoever fetched it only says so: it announced anew what it has, since its disk rotted.
+    Announced,
+}
+
+/// Whether a host could have told what it has.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    is_up: bool,
+    /// When it lost its connections last.
+    cut_at: Option<Instant>,
 }
 
 /// All fetches of a run.
@@ -55,30 +67,40 @@ pub(crate) struct FetchLog {
     fetches: Vec<Fetched>,
     /// Of each piece of each task, its fetches.
     of_piece: Vec<Vec<Vec<u32>>>,
-    /// Pieces that had arrived and were not written when their hosts announced what they had.
-    unwritten: BTreeSet<(PeerId, PieceIndex)>,
+    /// Pieces that had arrived and were not written when their hosts announced what they had, or that a disk lost.
+    not_there: BTreeSet<(PeerId, PieceIndex)>,
+    /// Who announced a task anew that it had already.
+    announced: BTreeSet<PeerId>,
 }
 
 impl FetchLog {
     pub(crate) fn new(tasks: &[Geometry]) -> Self {
         let of_task = |geometry: &Geometry| vec![Vec::new(); geometry.piece_count() as usize];
         let of_piece = tasks.iter().map(of_task).collect();
-        Self { tasks: tasks.to_vec(), fetches: Vec::new(), of_piece, unwritten: BTreeSet::new() }
+        Self {
+            tasks: tasks.to_vec(),
+            fetches: Vec::new(),
+            of_piece,
+            not_there: BTreeSet::new(),
+            announced: BTreeSet::new(),
+        }
     }
 
     /// Notes a fetch that begins.
     ///
     /// # Panics
     /// When a piece of it was fetched before, and there is no reason to fetch it again.
-    fn begin(&mut self, fetch: Fetched, is_up: impl Fn(u32) -> bool) {
+    fn begin(&mut self, fetch: Fetched, standing: impl Fn(u32) -> Standing) {
         let index = u32::try_from(self.fetches.len()).expect("fetches are counted in u32");
         let task = usize::from(fetch.peer.task);
         for piece in self.tasks[task].pieces_within(fetch.range).map(PieceIndex) {
             let end = self.tasks[task].piece_range(piece).end();
             let earlier = &mut self.of_piece[task][piece.0 as usize];
             for before in earlier.iter().map(|index| &self.fetches[*index as usize]) {
-                let is_unwritten = self.unwritten.contains(&(before.peer, piece));
-                let reason = before.reason(&fetch, end, &is_up).or(is_unwritten.then_some(Reason::Unwritten));
+                let is_not_there = self.not_there.contains(&(before.peer, piece));
+                let standing = standing(before.peer.host);
+                let reason = before.reason(&fetch, end, standing).or(is_not_there.then_some(Reason::NotThere));
+                let reason = reason.or(self.announced.contains(&before.peer).then_some(Reason::Announced));
                 assert!(
                     reason.is_some(),
                     "piece {} is fetched again without a reason: first by {before}, now by {fetch}",
@@ -99,7 +121,17 @@ impl FetchLog {
 
     /// Notes that a host announced what it has without a piece that it is about to write.
     pub(crate) fn note_unwritten(&mut self, peer: PeerId, piece: PieceIndex) {
-        self.unwritten.insert((peer, piece));
+        self.not_there.insert((peer, piece));
+    }
+
+    /// Notes that a host lost a piece that it had.
+    pub(crate) fn note_lost(&mut self, peer: PeerId, piece: PieceIndex) {
+        self.not_there.insert((peer, piece));
+    }
+
+    /// Notes that a host announced a task anew that it had already.
+    pub(crate) fn note_announced(&mut self, peer: PeerId) {
+        self.announced.insert(peer);
     }
 
     /// Whether a fetch of the piece began at some time.
@@ -128,10 +160,11 @@ impl fmt::Display for Fetched {
 
 impl Fetched {
     /// Why `again` may fetch a piece that ends at `end` and that this fetch was to bring.
-    fn reason(&self, again: &Self, end: u64, is_up: impl Fn(u32) -> bool) -> Option<Reason> {
+    fn reason(&self, again: &Self, end: u64, standing: Standing) -> Option<Reason> {
         match (self.right, again.right) {
             _ if self.end.is_some_and(|(_, upto)| upto < end) => Some(Reason::CutShort),
-            _ if !is_up(self.peer.host) => Some(Reason::HolderGone),
+            _ if !standing.is_up => Some(Reason::HolderGone),
+            _ if standing.cut_at.is_some_and(|at| at >= self.began) => Some(Reason::Cut),
             (Right::Allowance, _) | (_, Right::Allowance) => Some(Reason::Unasked),
             (Right::Lease { .. }, Right::Sale { .. }) => Some(Reason::Sold),
             (
@@ -153,7 +186,10 @@ impl World<'_> {
         };
         let fetch = Fetched { peer, lease, right, range, began: self.clock.now(), end: None };
         let hosts = &self.hosts;
-        self.fetch_log.begin(fetch, |host| hosts[host as usize].is_up && !hosts[host as usize].is_leaving);
+        self.fetch_log.begin(fetch, |host| {
+            let row = &hosts[host as usize];
+            Standing { is_up: row.is_up && !row.is_leaving, cut_at: (row.cuts > 0).then_some(row.cut_at) }
+        });
     }
 }
 
@@ -162,6 +198,7 @@ mod tests {
     use super::*;
 
     const LEASED: Right = Right::Lease { life: 1 };
+    const UP: Standing = Standing { is_up: true, cut_at: None };
 
     fn log() -> FetchLog {
         FetchLog::new(&[Geometry::of_length(4 * 64 * 1024).expect("a length that a task can have")])
@@ -181,18 +218,18 @@ mod tests {
     #[test]
     fn piece_leaves_the_origin_again_for_each_reason() {
         let mut log = log();
-        log.begin(fetch(1, LEASED, 2), |_| true);
+        log.begin(fetch(1, LEASED, 2), |_| UP);
         end(&mut log, 1, 0);
-        log.begin(fetch(2, LEASED, 2), |_| true);
+        log.begin(fetch(2, LEASED, 2), |_| UP);
         end(&mut log, 2, 2);
-        log.begin(fetch(3, Right::Allowance, 1), |_| true);
-        log.begin(fetch(4, Right::Lease { life: 2 }, 1), |_| true);
-        log.begin(fetch(5, Right::Lease { life: 3 }, 1), |_| true);
-        log.begin(fetch(6, LEASED, 2), |host| host != 2);
+        log.begin(fetch(3, Right::Allowance, 1), |_| UP);
+        log.begin(fetch(4, Right::Lease { life: 2 }, 1), |_| UP);
+        log.begin(fetch(5, Right::Lease { life: 3 }, 1), |_| UP);
+        log.begin(fetch(6, LEASED, 2), |host| Standing { is_up: host != 2, ..UP });
         end(&mut log, 6, 2);
         log.note_unwritten(PeerId { host: 6, task: 0 }, PieceIndex(1));
         let second = Fetched { range: ByteRange::new(64 * 1024, 128 * 1024).expect("in order"), ..fetch(7, LEASED, 2) };
-        log.begin(second, |host| host != 2);
+        log.begin(second, |host| Standing { is_up: host != 2, ..UP });
         assert!(log.has_asked(0, PieceIndex(1)) && !log.has_asked(0, PieceIndex(2)));
     }
 
@@ -200,27 +237,27 @@ mod tests {
     #[should_panic(expected = "piece 0 is fetched again without a reason: first by host 1")]
     fn piece_that_a_living_host_has_is_not_fetched_again() {
         let mut log = log();
-        log.begin(fetch(1, LEASED, 2), |_| true);
+        log.begin(fetch(1, LEASED, 2), |_| UP);
         end(&mut log, 1, 1);
-        log.begin(fetch(2, LEASED, 2), |_| true);
+        log.begin(fetch(2, LEASED, 2), |_| UP);
     }
 
     #[test]
     #[should_panic(expected = "piece 0 is fetched again without a reason: first by host 2")]
     fn piece_is_sold_once() {
         let mut log = log();
-        log.begin(fetch(1, LEASED, 1), |_| true);
+        log.begin(fetch(1, LEASED, 1), |_| UP);
         end(&mut log, 1, 1);
-        log.begin(fetch(2, Right::Sale { life: 1 }, 1), |_| true);
+        log.begin(fetch(2, Right::Sale { life: 1 }, 1), |_| UP);
         end(&mut log, 2, 1);
-        log.begin(fetch(3, Right::Sale { life: 1 }, 1), |_| true);
+        log.begin(fetch(3, Right::Sale { life: 1 }, 1), |_| UP);
     }
 
     #[test]
     #[should_panic(expected = "of task 0) at 0ns, not over, now by host 2")]
     fn piece_on_its_way_is_not_fetched_again() {
         let mut log = log();
-        log.begin(fetch(1, LEASED, 1), |_| true);
-        log.begin(fetch(2, LEASED, 1), |_| true);
+        log.begin(fetch(1, LEASED, 1), |_| UP);
+        log.begin(fetch(2, LEASED, 1), |_| UP);
     }
 }

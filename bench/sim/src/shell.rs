@@ -147,7 +147,8 @@ impl World<'_> {
     /// A message about a task, to the same task at `to`.
     pub(crate) fn send(&mut self, from: PeerId, to: u32, message: Message) {
         self.messages += 1;
-        let event = Event::Message { to: PeerId { host: to, ..from }, from: from.host, message };
+        let connection = self.connection(from.host, to);
+        let event = Event::Message { to: PeerId { host: to, ..from }, from: from.host, connection, message };
         let latency = self.latency(from.host, to);
         self.clock.push(self.clock.now() + latency, event);
     }
@@ -155,7 +156,7 @@ impl World<'_> {
     /// Hands a block to the wire; one of a channel that was closed since it was asked for is withheld.
     fn send_block(&mut self, from: PeerId, link: LinkId, piece: PieceIndex, block: BlockIndex) {
         let is_open = self.scenario.tasks.len() == 1 || self.peer(from).children.contains(&link.0);
-        if !is_open {
+        if !is_open || self.withholds(from, link, piece) {
             let now = self.clock.now();
             self.hosts[from.host as usize].upload.handle(now, UploadInput::BlockSent { link, bytes: 0 });
             return;
@@ -164,7 +165,9 @@ impl World<'_> {
         let bytes = u32::try_from(length).expect("a block");
         let to = PeerId { host: link.0, ..from };
         let is_wrong = self.falsifies(from.host);
-        self.hosts[from.host as usize].uplink.push(Transmission { to, piece, block, bytes, is_wrong });
+        let connection = self.connection(from.host, link.0);
+        let transmission = Transmission { to, piece, block, bytes, connection, is_wrong };
+        self.hosts[from.host as usize].uplink.push(transmission);
         self.transmit(from.host);
     }
 
@@ -188,6 +191,7 @@ impl World<'_> {
         self.clock.push(at, Event::Arrived { from, block });
         // The sender's socket drains as the receiver takes it.
         let left = now + at.since(now + latency);
-        self.clock.push(left, Event::Sent { from, to: block.to.host, bytes: block.bytes });
+        self.clock
+            .push(left, Event::Sent { from, to: block.to.host, connection: block.connection, bytes: block.bytes });
     }
 }

@@ -37,6 +37,11 @@ impl PieceTable {
         is_new
     }
 
+    pub(crate) fn remove(&mut self, peer: PeerId, piece: PieceIndex) {
+        let (word, bit) = self.place(peer, piece);
+        self.words[word] &= !bit;
+    }
+
     fn place(&self, peer: PeerId, piece: PieceIndex) -> (usize, u64) {
         let start = self.starts[usize::from(peer.task)];
         (peer.host as usize * self.row + start + piece.0 as usize / 64, 1 << (piece.0 % 64))

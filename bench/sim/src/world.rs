@@ -9,6 +9,7 @@ use hawker_swarm::{DownloadInput, LinkId, NeighborId, UploadInput};
 use crate::budget::Budget;
 use crate::clock::{Clock, Draws};
 use crate::event::{Event, Message};
+use crate::faults::Faults;
 use crate::host::Host;
 use crate::liar::{Harm, Liar};
 use crate::network::Transmission;
@@ -40,6 +41,7 @@ pub(crate) struct World<'a> {
     pub(crate) recorded: PieceTable,
     pub(crate) origin: Origin,
     pub(crate) fetch_log: FetchLog,
+    pub(crate) faults: Faults,
     pub(crate) is_origin_busy: bool,
     pub(crate) borders: Borders,
     pub(crate) scheduler: Scheduler,
@@ -82,6 +84,9 @@ impl<'a> World<'a> {
             let at = Instant::ZERO + scenario.leaves_from + window * nth / scenario.leaves;
             clock.push(at, Event::Leave { host: *host });
         }
+        for nth in 0..scenario.cuts {
+            clock.push(Instant::ZERO + scenario.cuts_until * nth / scenario.cuts, Event::Cut);
+        }
         for (nth, host) in roles.liars.iter().enumerate() {
             hosts[*host as usize].liar = Some(Liar::new(nth, scenario));
         }
@@ -106,6 +111,7 @@ impl<'a> World<'a> {
                 scenario.origin_connection_bytes_per_s,
             ),
             fetch_log: FetchLog::new(&scenario.tasks),
+            faults: Faults::new(scenario),
             is_origin_busy: false,
             borders: Borders::new(&scenario.zones, scenario.hosts),
             scheduler,
@@ -189,8 +195,15 @@ impl<'a> World<'a> {
             Event::Leave { host } => self.leave(host),
             Event::Goodbye { child, parent } => self.close_channel(child, parent),
             Event::Stop { host } => self.stop(host),
+            Event::Cut => self.cut(),
+            Event::Heal { host } => self.heal(host),
+            Event::OriginUnreached { peer, lease } => self.fetch_in_vain(peer, lease),
             Event::Stored { peer, piece } => self.store(peer, piece),
-            Event::Message { to, from, message } => self.message(to, from, message),
+            Event::Message { to, from, connection, message } => {
+                if connection == self.connection(from, to.host) {
+                    self.message(to, from, message);
+                }
+            }
             Event::Announce { peer, piece } => self.announce(peer, piece),
             Event::Have { to, from, piece } => self.tell(to, from, piece),
             Event::Arriving { to, from } => {
@@ -199,7 +212,11 @@ impl<'a> World<'a> {
                 }
             }
             Event::Arrived { from, block } => self.arrived(from, block),
-            Event::Sent { from, to, bytes } => self.upload(from, UploadInput::BlockSent { link: LinkId(to), bytes }),
+            Event::Sent { from, to, connection, bytes } => {
+                if connection == self.connection(from, to) {
+                    self.upload(from, UploadInput::BlockSent { link: LinkId(to), bytes });
+                }
+            }
             Event::UplinkFree { host } => {
                 self.hosts[host as usize].uplink.finish();
                 self.transmit(host);
@@ -281,8 +298,9 @@ impl<'a> World<'a> {
     fn arrived(&mut self, from: u32, transmission: Transmission) {
         let Transmission { to, piece, block, .. } = transmission;
         let (is_up, now) = (self.hosts[to.host as usize].is_up, self.clock.now());
+        let is_connected = self.is_of_this_connection(from, &transmission);
         let peer = self.peer_mut(to);
-        if !is_up || peer.parents.get(&from) != Some(&true) {
+        if !is_up || !is_connected || peer.parents.get(&from) != Some(&true) {
             return;
         }
         if transmission.is_wrong {
@@ -312,7 +330,7 @@ impl<'a> World<'a> {
     }
 
     fn store(&mut self, at: PeerId, piece: PieceIndex) {
-        if !self.hosts[at.host as usize].is_up {
+        if !self.hosts[at.host as usize].is_up || self.loses_write(at, piece) {
             return;
         }
         self.stored.insert(at, piece);

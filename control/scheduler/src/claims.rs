@@ -3,9 +3,11 @@
 //! Their word is enough to lease a piece to nobody: a cluster whose scheduler was started again must not fetch everything
 //! anew. But one lie would end the leases of a task for ever. So a host to which nothing comes names a piece that none
 //! of its neighbors has, and gets a lease of it, unless somebody who is still there fetched it under a lease of this
-//! life. The states of pieces stay as they are, and all that starve fetch no more than the file together.
+//! life: then all that starve fetch no more than the file together. Its own disk may have lost what it fetched itself;
+//! that much it gets again, up to the file once for all hosts. The states of pieces stay as they are.
 
 use crate::cluster::Cluster;
+use crate::host::Host;
 use crate::leases::PARALLEL_MAX;
 use crate::table::Slot;
 use crate::task::{Ask, Peer, Task, Tracking, Wish};
@@ -23,14 +25,18 @@ impl Cluster {
         if !(is_at_hosts && is_possible && is_trusted && is_vacant && self.is_origin_open(origin)) {
             return false;
         }
-        let row = &self.tasks[task];
+        let (row, host) = (&self.tasks[task], self.peers[peer].host);
         let count_max = self.piece_count_of_lease(origin, &Ask { peer, wish: *wish }, row.geometry.piece_count());
         let end_max = first.saturating_add(count_max).min(row.geometry.piece_count());
-        let end = (first..end_max).find(|piece| !row.is_by_word(*piece)).unwrap_or(end_max);
+        let asking = (row.lost_count < row.geometry.piece_count()).then_some(host);
+        let end = (first..end_max).find(|piece| !row.is_by_word(*piece, asking)).unwrap_or(end_max);
         if end <= first {
             return false;
         }
-        if let Tracking::Each(states) | Tracking::Sale(states) = &mut self.tasks[task].pieces {
+        let lost_count = (first..end).filter(|piece| !row.is_by_word(*piece, None)).count();
+        let row = &mut self.tasks[task];
+        row.lost_count = row.lost_count.saturating_add(u32::try_from(lost_count).unwrap_or(u32::MAX));
+        if let Tracking::Each(states) | Tracking::Sale(states) = &mut row.pieces {
             states.adopt(&(first..end));
         }
         self.open_lease(peer, origin, first..end, Some(wish.bytes_per_s));
@@ -39,9 +45,9 @@ impl Cluster {
 }
 
 impl Task {
-    /// Nobody fetched the piece under a lease of this life, nor does.
-    fn is_by_word(&self, piece: u32) -> bool {
-        let is_fetched = self.fetched.iter().any(|(pieces, _)| pieces.contains(&piece));
+    /// Nobody fetched the piece under a lease of this life, nor does; nobody but the host that asks, if one is named.
+    fn is_by_word(&self, piece: u32, asking: Option<Slot<Host>>) -> bool {
+        let is_fetched = self.fetched.iter().any(|(pieces, host)| Some(*host) != asking && pieces.contains(&piece));
         !is_fetched && !self.leases.iter().any(|lease| lease.pieces.contains(&piece))
     }
 }

@@ -81,6 +81,7 @@ impl Cluster {
             pieces: Tracking::Each(Pieces::free(form.geometry.piece_count())),
             leases: Vec::new(),
             fetched: Vec::new(),
+            lost_count: 0,
             asks: BTreeMap::new(),
             settle: None,
             round: None,

@@ -71,6 +71,8 @@ pub(crate) struct Task {
     pub(crate) leases: Vec<Lease>,
     /// Pieces that came under leases of this life, and who has them: more than a word.
     pub(crate) fetched: Vec<(Range<u32>, Slot<Host>)>,
+    /// Pieces leased again to the hosts that had fetched them.
+    pub(crate) lost_count: u32,
     /// Asks in the order in which they are met.
     pub(crate) asks: BTreeMap<AskKey, Ask>,
     /// Leases wait for announcements until then.

@@ -73,15 +73,28 @@ fn who_lost_what_it_fetched_is_no_holder() {
 }
 
 #[test]
-fn all_that_starve_fetch_no_more_than_the_file() {
+fn who_lost_what_it_fetched_gets_it_again() {
+    let (mut world, [first, ..]) = world();
+    let before = world.leased_bytes;
+    assert_eq!(starve(&mut world, first, 0), Some(0));
+    assert_eq!(world.leased_bytes - before, u64::from(world.geometry.piece_bytes()));
+}
+
+#[test]
+fn all_that_starve_fetch_no_more_than_the_file_and_what_was_lost() {
     let (mut world, hosts) = world();
     let count = world.geometry.piece_count();
+    for round in 0..count {
+        starve(&mut world, hosts[2 + round as usize % 2], round);
+        world.lease_done(hosts[2 + round as usize % 2], None, LeaseOutcome::Complete);
+    }
+    assert_eq!(world.leased_bytes, 100 * MIB);
     for round in 0..3 * count {
         let host = hosts[2 + round as usize % 2];
         starve(&mut world, host, round % count);
         world.lease_done(host, None, LeaseOutcome::Complete);
     }
-    assert_eq!(world.leased_bytes, 100 * MIB);
+    assert_eq!(world.leased_bytes, 200 * MIB);
 }
 
 #[test]
