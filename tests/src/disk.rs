@@ -38,7 +38,7 @@ struct Medium {
 }
 
 /// What a power cut leaves of writes that were not flushed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Nothing.
     Clean,
@@ -154,6 +154,13 @@ impl Disk {
     pub fn find(&self, bytes: &[u8]) -> Option<usize> {
         let medium = lock(&self.medium);
         (0..medium.bytes.len()).step_by(SECTOR_BYTES).find(|at| medium.bytes[*at..].starts_with(bytes))
+    }
+
+    /// Whether a sector with these bytes at `offset` survives a power cut.
+    #[must_use]
+    pub fn has_flushed(&self, offset: usize, bytes: &[u8]) -> bool {
+        let medium = lock(&self.medium);
+        medium.flushed.chunks_exact(SECTOR_BYTES).any(|sector| sector[offset..].starts_with(bytes))
     }
 
     /// Turns one bit over.

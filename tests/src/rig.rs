@@ -103,7 +103,9 @@ impl Rig {
     pub fn begin(&mut self, name: &str, more: &[&str]) -> Process {
         self.gets += 1;
         let mut command = Command::new(workspace::hawker());
-        let output = self.scratch.join(if more.contains(&"--limit") { "output-slow" } else { "output" });
+        // Slow ones may be several at once.
+        let is_slow = more.contains(&"--limit");
+        let output = if is_slow { self.scratch.join(&format!("slow-{name}")) } else { self.output() };
         command.args(["get", &self.nginx.url(name), "--json", "--overwrite", "-o"]).arg(output);
         command.arg("--socket").arg(self.scratch.join("socket")).args(more);
         clean(&mut command);
@@ -147,11 +149,33 @@ impl Rig {
     /// When there is none.
     #[must_use]
     pub fn part(&self, extension: &str) -> PathBuf {
+        self.parts(extension).pop().expect("a task")
+    }
+
+    /// All tasks' files of this kind.
+    ///
+    /// # Panics
+    /// When the data directory cannot be listed.
+    #[must_use]
+    pub fn parts(&self, extension: &str) -> Vec<PathBuf> {
         let shards = std::fs::read_dir(self.data().join("tasks")).expect("tasks").flatten();
         let names = shards.flat_map(|shard| std::fs::read_dir(shard.path()).expect("a directory").flatten());
-        let mut found =
-            names.map(|name| name.path()).filter(|path| path.extension().is_some_and(|ext| ext == extension));
-        found.next().expect("a task")
+        names.map(|name| name.path()).filter(|path| path.extension().is_some_and(|ext| ext == extension)).collect()
+    }
+
+    /// What the table of the only task of this length says, once it is there.
+    #[must_use]
+    pub fn pieces(&self, length: u64) -> Option<Pieces> {
+        self.parts("table")
+            .iter()
+            .filter_map(|path| Pieces::parse(&std::fs::read(path).ok()?))
+            .find(|pieces| pieces.length == length)
+    }
+
+    /// Whether a power cut leaves the pieces that are durable by this table.
+    #[must_use]
+    pub fn is_durable(&self, pieces: &Pieces) -> bool {
+        self.disk.has_flushed(pieces.durable.len(), &pieces.durable)
     }
 
     /// Where byte `at` of a file stands on the disk; `at` begins a sector that is like no other.
@@ -189,6 +213,38 @@ impl Rig {
         self.disk = Disk::of_image(&self.scratch.join(&format!("disk-{boot}")), image);
         self.start();
     }
+}
+
+/// Which pieces of a task are here, by the words of its table (storage/FORMAT.md).
+#[derive(Debug)]
+pub struct Pieces {
+    length: u64,
+    piece_bytes: u64,
+    received: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+impl Pieces {
+    fn parse(table: &[u8]) -> Option<Self> {
+        let piece_bytes = u64::from(u32::from_le_bytes(table.get(12..16)?.try_into().ok()?));
+        let length = u64::from_le_bytes(table.get(16..24)?.try_into().ok()?);
+        let words = usize::try_from(length.div_ceil(piece_bytes).div_ceil(32)).ok()?;
+        let bitmap = |index: usize| Some(table.get(4096 + index * words * 8..4096 + (index + 1) * words * 8)?.to_vec());
+        Some(Self { length, piece_bytes, received: bitmap(0)?, durable: bitmap(1)? })
+    }
+
+    /// Bytes of the pieces that are received, and of those that are durable, at least.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        let words = |bitmap: &[u8]| bitmap.chunks(8).map(|word| u64::from(u32_of(word).count_ones())).sum::<u64>();
+        let last = self.piece_bytes - 1;
+        let bytes = |bitmap| (words(bitmap) * self.piece_bytes).saturating_sub(last);
+        (bytes(&self.received), bytes(&self.durable))
+    }
+}
+
+fn u32_of(word: &[u8]) -> u32 {
+    u32::from_le_bytes(word[..4].try_into().expect("half a word"))
 }
 
 impl Drop for Rig {
