@@ -212,6 +212,11 @@ impl Catalog {
         self.state.sequence
     }
 
+    /// Whether the disk lost a part of the catalog.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.segments.iter().any(Mapping::is_torn)
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
@@ -237,7 +242,7 @@ impl Catalog {
         segment.write(at, &[0; SLOT_BYTES]);
     }
 
-    /// What was put there.
+    /// What was put there; `None` when the disk lost it.
     pub(crate) fn get(&self, index: SlotIndex) -> Option<Slot> {
         let (segment, at) = self.locate(index);
         let mut bytes = [0; SLOT_BYTES];

@@ -162,6 +162,11 @@ impl Table {
         recovered
     }
 
+    /// Whether pages of the table were lost since it was opened.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.map.is_torn()
+    }
+
     /// A record that does not hold is none: left there it would stand in the way of the right one.
     fn drop_unsound_records(&self) {
         for piece in (0..self.layout.geometry.piece_count()).map(PieceIndex) {

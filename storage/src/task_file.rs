@@ -401,6 +401,11 @@ impl TaskFile {
         self.table.is_durable()
     }
 
+    /// Whether the disk lost a part of the table: nothing may be promised of the task.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.table.is_torn()
+    }
+
     /// What is received now, for [`Self::make_durable`] once the data is synced.
     pub(crate) fn received_snapshot(&self) -> Vec<u32> {
         let mut shared = self.lock();

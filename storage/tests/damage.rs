@@ -173,3 +173,67 @@ fn garbage_in_every_file_is_survived() {
         assert!(Store::open(&dir, config(ROOMY)).is_ok());
     }
 }
+
+/// A file is cut by somebody else, under the store that has it mapped: the pages are gone at once.
+fn cut(path: &Path, len: u64) {
+    std::fs::File::options().write(true).open(path).expect("a file").set_len(len).expect("room");
+}
+
+#[test]
+fn a_table_that_is_lost_under_the_store_costs_its_task_only() {
+    let temp = temp_dir();
+    let dir = temp.path().join("data");
+    let samples = [sample(1, 1_200_000), sample(2, 300_000), sample(3, 300_000)];
+    let mut rig = Rig::open(&dir, config(ROOMY));
+    drop(rig.sealed(&samples[0]));
+    drop(rig.sealed(&samples[2]));
+    let arriving = rig.create(&samples[1], WriteMode::Buffered).expect("room");
+    samples[1].receive(&arriving, PieceIndex(0));
+    for sample in &samples[..2] {
+        cut(&dir.join(part(sample, "table")), 0);
+    }
+    assert!(arriving.received().iter().next().is_none(), "what is lost is not claimed");
+    samples[1].receive(&arriving, PieceIndex(1));
+    rig.give(hawker_storage::Input::Flush { task: samples[1].task });
+    rig.settle();
+    assert!(rig.news.iter().any(|news| matches!(news, hawker_storage::Output::Failed { .. })), "{:?}", rig.news);
+    drop(arriving);
+    let sealed = rig.open_task(samples[0].task).expect("it is open");
+    assert_eq!(sealed.record(PieceIndex(0)), None);
+    drop(sealed);
+    let error = rig.open_task(samples[0].task).expect_err("lost");
+    assert!(matches!(error, OpenTaskError::Damaged { .. }), "{error}");
+    rig.settle();
+    samples[2].check(&rig.open_task(samples[2].task).expect("a task with its table"));
+    for sample in &samples[..2] {
+        assert_eq!(rig.store.state(sample.task), None);
+        rig.sealed(sample);
+    }
+    rig.close();
+    claimed(&dir, &[sample(1, 1_200_000), sample(2, 300_000)], 1);
+}
+
+#[test]
+fn a_catalog_that_is_lost_under_the_store_promises_nothing() {
+    let temp = temp_dir();
+    let dir = temp.path().join("data");
+    let samples = [sample(1, 300_000), sample(2, 300_000), sample(3, 5000)];
+    let mut rig = Rig::open(&dir, config(ROOMY));
+    drop(rig.sealed(&samples[0]));
+    let arriving = rig.create(&samples[1], WriteMode::Buffered).expect("room");
+    samples[1].pieces().for_each(|piece| samples[1].receive(&arriving, piece));
+    // Its head stays.
+    cut(&dir.join("catalog"), 4096);
+    rig.give(hawker_storage::Input::Seal { task: samples[1].task, root: samples[1].root });
+    rig.settle();
+    assert!(!arriving.is_sealed(), "no promise without a slot");
+    drop(arriving);
+    let error = rig.create(&samples[2], WriteMode::Buffered).expect_err("no slot can be kept");
+    assert!(error.to_string().contains("restart"), "{error}");
+    rig.give(hawker_storage::Input::Remove { task: samples[0].task });
+    rig.close();
+    let mut rig = Rig::open(&dir, config(ROOMY));
+    assert_eq!((rig.store.list().count(), rig.task_files()), (0, 0));
+    drop(rig.sealed(&samples[2]));
+    rig.close();
+}

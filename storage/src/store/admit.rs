@@ -59,7 +59,7 @@ impl Store {
     pub(super) fn admit(&mut self) {
         while let Some(first) = self.admissions.front() {
             let (bytes, is_late) = (first.bytes, first.until <= self.now);
-            let is_refused = self.life != super::Life::Running || self.is_broken;
+            let is_refused = self.life != super::Life::Running || self.is_catalog_lost();
             let room = if is_refused { Room::Never } else { self.make_room(bytes) };
             if matches!(room, Room::Later) && !is_late {
                 return;

@@ -34,7 +34,7 @@ impl Store {
 
     pub(super) fn step_close(&mut self, _close: &mut CloseWork, io: &mut JobIo) -> Step {
         // Not marked as clean, the directory is looked through when it is opened next; nothing else is lost.
-        let is_in_doubt = io.take_error().is_some() || self.is_broken || self.stuck_bytes > 0;
+        let is_in_doubt = io.take_error().is_some() || self.is_catalog_lost() || self.stuck_bytes > 0;
         let file = self.catalog.file().clone();
         match io.stage {
             0 => {

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Store;
-use super::jobs::{JobId, JobIo, Role, Step, Work};
+use super::jobs::{JobId, JobIo, Role, Step, Work, lost};
 use crate::catalog::{CHUNK_BYTES, SlotIndex};
 use crate::op::StoreOp;
 
@@ -99,7 +99,7 @@ impl Store {
             self.issue(io, Role::Other, StoreOp::Sync { file, data_only: true });
             return Step::Go(1);
         }
-        let error = io.take_error();
+        let error = io.take_error().or_else(|| self.catalog.is_torn().then(lost));
         // The kernel has marked the pages as clean: another sync would succeed without writing them.
         self.is_broken |= error.is_some();
         for job in self.sync_running.take().unwrap_or_default() {

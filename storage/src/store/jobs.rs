@@ -286,6 +286,11 @@ impl Store {
     }
 }
 
+/// A page of a mapped file could not be read or written.
+pub(super) fn lost() -> io::Error {
+    rustix::io::Errno::IO.into()
+}
+
 /// One failure for several jobs.
 fn copy_of(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)

@@ -41,9 +41,10 @@ impl Store {
         let found = self.tasks.get(&task).map(|entry| (entry.index, entry.open.as_ref().map(|open| open.file.clone())));
         let result = match found {
             None => Err(OpenTaskError::NotFound),
+            Some((_, Some(file))) if file.is_torn() => Err(self.gone(task, "piece table")),
             Some((_, Some(file))) => Ok(file),
-            Some((index, None)) => {
-                let slot = self.catalog.get(index).expect("a live slot is sound");
+            Some((index, None)) => 'open: {
+                let Some(slot) = self.catalog.get(index) else { break 'open Err(self.gone(task, "slot")) };
                 let open = OpenWork { request, slot, table_at: 0, opened: None };
                 self.start(Some(task), Work::Open(open));
                 return;
@@ -151,6 +152,9 @@ impl Store {
             Err(error) => return Err(OpenTaskError::Disk(error)),
         };
         let recovered = table.recover(self.config.boot_id);
+        if table.is_torn() {
+            return Err(self.damaged(open, Role::Table));
+        }
         // Pieces of a sealed task that fail their check are fetched again: it is sealed no more.
         let root = slot.root.filter(|_| recovered.pieces == slot.geometry.piece_count());
         let content = io.take_file(Role::Content).ok_or_else(|| self.damaged(open, Role::Content))?;
@@ -199,13 +203,17 @@ impl Store {
 
     /// The task goes: what is left of it would be fetched and checked again anyway.
     fn damaged(&mut self, open: &OpenWork, role: Role) -> OpenTaskError {
-        self.ask(open.slot.task, Request::Remove(Why::Damaged));
         let what = match role {
             Role::Content => "content file",
             Role::Table => "piece table",
             Role::Batches => "batches file",
             _ => "meta file",
         };
+        self.gone(open.slot.task, what)
+    }
+
+    fn gone(&mut self, task: TaskId, what: &'static str) -> OpenTaskError {
+        self.ask(task, Request::Remove(Why::Damaged));
         OpenTaskError::Damaged { what }
     }
 

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::create::NOFOLLOW;
 use super::grow::SlotOrWait;
-use super::jobs::{JobIo, Request, Role, Step, Work};
+use super::jobs::{JobIo, Request, Role, Step, Work, lost};
 use super::remove::Why;
 use super::{FLUSH_BYTES, FLUSH_INTERVAL, OpenTask, Store};
 use crate::catalog::SlotIndex;
@@ -137,6 +137,9 @@ impl Store {
     fn persist_start(&mut self, task: TaskId, persist: &Persist, io: &mut JobIo) -> Result<Step, Failure> {
         let open = self.open_task(task);
         let file = &open.file;
+        if file.is_torn() {
+            return Err(Failure::Lost(lost()));
+        }
         if matches!(persist.purpose, Purpose::Seal { .. }) {
             let geometry = file.geometry();
             let missing_pieces = geometry.piece_count() - file.received().len();
@@ -228,14 +231,17 @@ impl Store {
         Ok(Step::Go(DURABLE))
     }
 
-    fn check_synced(&mut self, io: &mut JobIo) -> Result<(), Failure> {
+    fn check_synced(&mut self, task: TaskId, io: &mut JobIo) -> Result<(), Failure> {
         let mut errors = io.take_errors();
         self.is_broken |= errors.iter().any(|(role, _)| *role == Role::Other);
+        if errors.is_empty() && (self.open_task(task).file.is_torn() || self.catalog.is_torn()) {
+            return Err(Failure::Lost(lost()));
+        }
         errors.pop().map_or(Ok(()), |(_, error)| Err(Failure::Lost(error)))
     }
 
     fn sync_table(&mut self, task: TaskId, persist: &mut Persist, io: &mut JobIo) -> Result<Step, Failure> {
-        self.check_synced(io)?;
+        self.check_synced(task, io)?;
         let open = self.open_task(task);
         open.file.make_durable(std::mem::take(&mut persist.snapshot));
         let file = open.table.clone();
@@ -244,7 +250,7 @@ impl Store {
     }
 
     fn table_synced(&mut self, task: TaskId, persist: &Persist, io: &mut JobIo) -> Result<Step, Failure> {
-        self.check_synced(io)?;
+        self.check_synced(task, io)?;
         let now = self.now;
         let open = self.tasks.get_mut(&task).and_then(|entry| entry.open.as_mut()).expect("a busy task stays open");
         open.has_durable_names = true;
@@ -276,7 +282,10 @@ impl Store {
         let Purpose::Seal { root } = persist.purpose else { return Ok(Step::Done) };
         let SlotOrWait::Slot(index) = self.take_slot(io.id) else { return Ok(Step::Park(SLOT)) };
         let entry = self.tasks.get(&task).expect("a busy task stays");
-        let slot = self.catalog.get(entry.index).expect("a live slot is sound");
+        let Some(slot) = self.catalog.get(entry.index) else {
+            self.catalog.release(index);
+            return Err(Failure::Lost(lost()));
+        };
         let batches_bytes = self.open_task(task).file.batches_bytes();
         let charged = footprint_sealed(slot.charged, slot.geometry, batches_bytes);
         let sealed = Slot { root: Some(root), charged, ..slot };
@@ -287,7 +296,7 @@ impl Store {
     }
 
     fn catalog_synced(&mut self, task: TaskId, persist: &mut Persist, io: &mut JobIo) -> Result<Step, Failure> {
-        self.check_synced(io)?;
+        self.check_synced(task, io)?;
         let (index, slot) = persist.sealed.take().expect("put_sealed_slot made it");
         let root = slot.root.expect("of a sealed slot");
         let entry = self.tasks.get_mut(&task).expect("a busy task stays");
@@ -341,10 +350,15 @@ impl Store {
         let opened: Vec<TaskId> = self.opened.values().copied().collect();
         for task in opened.into_iter().filter(|task| !self.is_busy(*task)).collect::<Vec<_>>() {
             self.follow_unsealing(task);
+            let open = self.open_task(task);
+            if open.file.is_torn() {
+                self.outputs.push_back(Output::Failed { task, error: lost() });
+                self.ask(task, Request::Remove(Why::Failed));
+                continue;
+            }
             if !self.arriving.contains(&task) {
                 continue;
             }
-            let open = self.open_task(task);
             let bytes = open.file.bytes_received().abs_diff(open.flushed_bytes);
             let is_due = open.flushed_at + FLUSH_INTERVAL <= self.now || bytes >= FLUSH_BYTES;
             let purpose = if is_due && !open.file.is_durable() {
