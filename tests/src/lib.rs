@@ -15,6 +15,7 @@ pub mod island;
 pub mod lab;
 pub mod liar;
 pub mod loopback;
+pub mod memory;
 pub mod nginx;
 pub mod origin;
 pub mod process;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use hawker_tests::cluster::ask;
 use hawker_tests::disk::Faults;
+use hawker_tests::memory::MemoryGroup;
 use hawker_tests::process::{Ended, Scratch, wait_until};
 use hawker_tests::rig::{NO_JOURNAL, Rig, obstacle, start_agent};
-use hawker_tests::{engines, exclusive, files, skip};
+use hawker_tests::{engines, exclusive, files, on_both_engines, skip};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const DISK_BYTES: usize = 64 << 20;
@@ -163,6 +164,75 @@ fn what_rots_under_a_running_agent_is_not_handed_out() {
         assert_eq!(files::sha256(&rig.output()).expect("FILE"), digest);
         rig.stop();
     }
+}
+
+#[test]
+fn a_table_that_somebody_cuts_costs_its_task_and_no_agent() {
+    let test = "a_table_that_somebody_cuts_costs_its_task_and_no_agent";
+    on_both_engines(test, obstacle().as_deref(), |engine| {
+        let mut rig = Rig::new(engine, DISK_BYTES, NO_JOURNAL);
+        let (digest, half) = (rig.file("file", LENGTH, 35), rig.file("half", LENGTH, 36));
+        rig.get_right("file", &digest);
+        cut(&rig.part("table"));
+        rig.get_right("file", &digest);
+        assert_eq!(rig.get_right("file", &digest)["cache_bytes"], LENGTH);
+        // Under a download: its task goes, and the next one has it.
+        let slow = rig.begin("half", &["--limit", "2MB/s"]);
+        wait_until(LIMIT, "half way", || rig.parts("table").len() == 2);
+        rig.parts("table").iter().for_each(|table| cut(table));
+        let ended = slow.wait(LIMIT);
+        println!("{engine}: {:?} {}", ended.code(), ended.stderr);
+        rig.assert_alive();
+        rig.get_right("half", &half);
+        rig.get_right("file", &digest);
+        rig.assert_alive();
+        rig.restart();
+        rig.get_right("half", &half);
+        rig.get_right("file", &digest);
+        rig.stop();
+    });
+}
+
+fn cut(path: &std::path::Path) {
+    std::fs::File::options().write(true).open(path).expect("a table").set_len(0).expect("own");
+}
+
+#[test]
+fn mapped_pages_that_cannot_be_read_again_end_no_agent() {
+    let test = "mapped_pages_that_cannot_be_read_again_end_no_agent";
+    let obstacle = obstacle().or_else(|| MemoryGroup::new(1 << 30).err());
+    on_both_engines(test, obstacle.as_deref(), |engine| {
+        let mut rig = Rig::new(engine, DISK_BYTES, NO_JOURNAL);
+        let (kept, digest) = (rig.file("kept", LENGTH, 37), rig.file("file", LENGTH, 38));
+        rig.get_right("kept", &kept);
+        let group = MemoryGroup::new(1 << 30).expect("just tried");
+        rig.restart();
+        group.take(rig.agent.as_ref().expect("an agent").id());
+        let slow = rig.begin("file", &["--limit", "1MB/s"]);
+        wait_until(LIMIT, "half way", || rig.pieces(LENGTH).is_some_and(|pieces| pieces.bytes().0 > 1 << 20));
+        // Memory is short and the disk fails: what is touched next is a page that cannot be had.
+        rig.disk.set_faults(Faults { fails_reads: true, ..Faults::default() });
+        let mut slow = slow;
+        wait_until(LIMIT, "the end", || {
+            group.reclaim();
+            !slow.is_running()
+        });
+        let ended = slow.wait(LIMIT);
+        println!("{engine}: {:?} {}", ended.code(), ended.stderr);
+        rig.assert_alive();
+        rig.disk.set_faults(Faults::default());
+        let again = rig.get("file", &["--timeout", "20s"]);
+        println!("{engine} again: {:?} {}", again.code(), again.stderr);
+        // A catalog that lost pages takes no new tasks, and says what to do.
+        if again.code() != Some(0) {
+            assert_clear(&again, 1, &["restart"]);
+        }
+        rig.assert_alive();
+        rig.restart();
+        rig.get_right("file", &digest);
+        rig.get_right("kept", &kept);
+        rig.stop();
+    });
 }
 
 /// A file that the agent's disk has no room for passes the agent by: FILE lies on another disk.

@@ -9,6 +9,7 @@ use hawker_tests::crowd::{Crowd, raise_descriptors};
 use hawker_tests::island::Island;
 use hawker_tests::liar::{Identity, Link, Session};
 use hawker_tests::loopback::{CLUSTER_KEY, Loopback, hawker_after};
+use hawker_tests::memory::MemoryGroup;
 use hawker_tests::process::{Process, Scratch, wait_until};
 use hawker_tests::{files, http_get, is_full, workspace};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -229,48 +230,6 @@ fn without_descriptors_listeners_wait_and_go_on() {
         assert_open_to_members(engine, &cluster, "after", 9_101);
         assert!(cluster.agent(0).is_running() && cluster.scheduler_process().is_running());
     });
-}
-
-/// A memory cgroup, gone when this value is.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    const ROOT: &'static str = "/sys/fs/cgroup/memory";
-
-    fn new(limit_bytes: u64) -> Result<Self, String> {
-        let group = Self(Path::new(Self::ROOT).join(format!("hawker-test-{}", std::process::id())));
-        std::fs::create_dir(&group.0).map_err(|error| format!("no memory cgroup (v1) can be made: {error}"))?;
-        std::fs::write(group.0.join("memory.limit_in_bytes"), limit_bytes.to_string())
-            .map_err(|error| format!("no memory limit can be set: {error}"))?;
-        Ok(group)
-    }
-
-    /// Puts the shell that reads it, and what it becomes, into the group.
-    fn line(&self) -> String {
-        format!("echo $$ > {}/cgroup.procs", self.0.display())
-    }
-
-    fn figure(&self, name: &str) -> String {
-        std::fs::read_to_string(self.0.join(name)).expect("the group is there")
-    }
-
-    fn kills(&self) -> u64 {
-        let text = self.figure("memory.oom_control");
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).expect("a count")
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        // Who was in it may still be on its way out.
-        let gone = (0..100).any(|_| {
-            std::thread::sleep(Duration::from_millis(20));
-            std::fs::remove_dir(&self.0).is_ok()
-        });
-        if !gone {
-            eprintln!("{} is still there", self.0.display());
-        }
-    }
 }
 
 /// Content of many files, cut from one piece of noise.
