@@ -47,6 +47,8 @@ const LEASE_TIME_SLACK: Duration = Duration::from_secs(1);
 const PATIENCE_MAX: u32 = 8;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Of a task that the host is not known to have: a new announcement comes with each ask, and may be large.
+const RETRY_UNKNOWN: Duration = Duration::from_secs(1);
 const RETRY_REFUSED: Duration = Duration::from_secs(60);
 /// An origin may ask for so much quiet.
 const QUIET_MAX: Duration = Duration::from_secs(60);
@@ -60,7 +62,9 @@ const TASKS_PER_PUMP: usize = 64;
 impl Cluster {
     pub(crate) fn ask_lease(&mut self, host: Slot<Host>, id: TaskId, wish: Wish) {
         let Some(peer) = self.peer_of(host, id) else {
-            self.refuse(host, id, RETRY_MAX, false);
+            // It believes to be known: what it announced was lost, or forgotten here. When it has answered it may ask.
+            self.send(host, ToHost::Report { task: id });
+            self.refuse(host, id, RETRY_UNKNOWN, false);
             return;
         };
         self.forget_ask(peer);

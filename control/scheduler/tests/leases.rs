@@ -5,7 +5,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hawker_proto::{ByteRange, HostId};
+use hawker_proto::{ByteRange, HostId, PieceMap};
 use hawker_scheduler::{ClusterConfig, Input, LeaseOutcome, ToHost, WantKey};
 use world::{MIB, World, key_of, task_of};
 
@@ -79,6 +79,21 @@ fn host_that_the_origin_refuses_gets_no_more_leases() {
     assert_eq!(no_lease(&world, hosts[0]), Some((false, false)));
     world.ask(hosts[1], 1);
     assert_eq!(world.last_lease(hosts[1]).unwrap().start(), 0);
+}
+
+#[test]
+fn host_whose_announcement_was_lost_is_asked_for_it_and_gets_leases() {
+    let mut world = world_of(200 * MIB);
+    let host = world.join(0);
+    // It downloads; the cluster has not heard of it.
+    let pieces = PieceMap::empty(world.geometry.piece_count());
+    world.agents.get_mut(&host).unwrap().tasks.insert(task_of(1), pieces);
+    world.ask(host, 1);
+    assert!(world.heard(host).contains(&ToHost::Report { task: task_of(1) }), "{:?}", world.heard(host));
+    assert_eq!(no_lease(&world, host), Some((false, false)), "nor does it wait for the answer to its ask");
+    world.advance(Duration::from_secs(2));
+    world.ask(host, 1);
+    assert_eq!(world.last_lease(host).map(ByteRange::start), Some(0));
 }
 
 #[test]
@@ -322,7 +337,9 @@ fn ask_for_an_unknown_task_is_answered() {
     let mut world = world_of(MIB);
     let host = world.join(1);
     world.ask(host, 7);
-    assert!(matches!(world.heard(host), [ToHost::NoLease { task, is_done: false, .. }] if *task == task_of(7)));
+    let is_refused =
+        |heard: &[ToHost]| matches!(heard, [.., ToHost::NoLease { task, is_done: false, .. }] if *task == task_of(7));
+    assert!(is_refused(world.heard(host)), "{:?}", world.heard(host));
 }
 
 #[test]

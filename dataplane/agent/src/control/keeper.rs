@@ -60,8 +60,12 @@ impl Keeper {
 
     /// Throws a spool away; for destructors.
     pub(crate) fn drop_spool(&self, spool: SpoolId) {
-        // A full queue leaves the file; the store removes it at the next start.
-        let _ = self.shard.try_send(ShardCommand::Keeper(KeeperRequest::DropSpool { spool }));
+        // Not when the whole runtime ends: then the store removes it at the next start.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let shard = self.shard.clone();
+            let request = ShardCommand::Keeper(KeeperRequest::DropSpool { spool });
+            runtime.spawn(async move { shard.send(request).await });
+        }
     }
 
     /// Makes a whole spool a task. `values` are of all blocks, in order.

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use hawker_proto::PublicKey;
 use hawker_scheduler::{Input, ToHost};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
-/// Messages to a scheduler that wait to be sent.
-pub(crate) const OUTBOX_MAX: usize = 1024;
+/// Messages to a scheduler that wait to be sent: all that is said when a session opens fits in it twice (a want of each
+/// of 4,096 callers, an announcement of each open task).
+pub(crate) const OUTBOX_MAX: usize = 16 * 1024;
+/// How often whoever waits for room in an outbox looks.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// Messages from schedulers that wait for the director.
 pub(crate) const INBOX_MAX: usize = 1024;
 
@@ -53,6 +56,7 @@ pub(crate) struct LinkFacts {
     /// Smoothed, in microseconds; 0 while unknown.
     round_trip_us: AtomicU64,
     reason: std::sync::Mutex<String>,
+    overrun: Notify,
     /// For heartbeats.
     pub(crate) running_tasks: AtomicU64,
     pub(crate) stored_bytes: AtomicU64,
@@ -90,6 +94,17 @@ impl LinkFacts {
         *self.lock() = reason;
     }
 
+    /// Resolves when something that counts could not be queued for the session that is open.
+    pub(crate) async fn overrun(&self) {
+        loop {
+            self.overrun.notified().await;
+            // A permit may be left of an earlier session.
+            if !self.is_connected() {
+                return;
+            }
+        }
+    }
+
     /// Smooths as TCP does (RFC 6298: 7/8 old, 1/8 new).
     pub(crate) fn measured(&self, sample: Duration) {
         let sample = u64::try_from(sample.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -104,6 +119,10 @@ impl LinkFacts {
 }
 
 /// Where to put messages for a scheduler.
+///
+/// The director must not wait for a scheduler, which may wait for it. Nor may it lose what a scheduler counts on: a host
+/// that never said what it has is given no leases, and a lease that never ended keeps its range from others. So a queue
+/// that is full ends the session, and the next one begins with announcements of all that is here.
 #[derive(Clone, Debug)]
 pub(crate) struct Outbox {
     sender: mpsc::Sender<Input>,
@@ -119,21 +138,56 @@ impl Outbox {
         &self.facts
     }
 
-    /// Sends `input` if there is a session and room. What is lost is said again: wants after their deadline, tasks by
-    /// the announcements that follow the next `Up`.
+    /// Sends `input`; false when there is no session, or none any more because its queue is full.
     pub(crate) fn send(&self, input: Input) -> bool {
-        self.facts.is_connected() && self.sender.try_send(input).is_ok()
+        if !self.facts.is_connected() {
+            return false;
+        }
+        let is_sent = self.sender.try_send(input).is_ok();
+        if !is_sent {
+            self.facts.disconnected("the scheduler is too slow for what this host has to say".to_owned());
+            self.facts.overrun.notify_one();
+        }
+        is_sent
+    }
+
+    /// Whether there is room for what may be said later as well: the rest belongs to what must be said now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sender.capacity() > self.sender.max_capacity() / 2
     }
 
     /// Sends `input`, waiting for room: for paced announcements.
     pub(crate) async fn send_patiently(&self, input: Input) -> bool {
-        self.facts.is_connected() && self.sender.send(input).await.is_ok()
+        while self.facts.is_connected() && !self.has_room() {
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+        self.send(input)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hawker_proto::{HostId, TaskId};
+
     use super::*;
+
+    #[tokio::test]
+    async fn full_queue_ends_the_session_and_loses_nothing_silently() {
+        let (sender, mut queue) = mpsc::channel(4);
+        let facts = Arc::new(LinkFacts::default());
+        facts.connected(1);
+        let outbox = Outbox::new(sender, Arc::clone(&facts));
+        let left = |number| Input::Left { host: HostId([1; 32]), task: TaskId([number; 32]) };
+        assert!(outbox.send(left(0)) && outbox.send(left(1)) && !outbox.has_room());
+        assert!(outbox.send(left(2)) && outbox.send(left(3)) && facts.is_connected());
+        assert!(!outbox.send(left(4)), "there is no room");
+        assert!(!facts.is_connected(), "what was lost is said again in the next session");
+        facts.overrun().await;
+        while queue.try_recv().is_ok() {}
+        assert!(!outbox.send(left(5)), "not in this session, which lacks a message");
+        facts.connected(2);
+        assert!(outbox.send(left(6)) && queue.recv().await == Some(left(6)));
+    }
 
     #[test]
     fn round_trip_is_smoothed_and_starts_at_the_first_sample() {

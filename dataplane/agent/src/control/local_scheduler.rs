@@ -3,6 +3,7 @@
 //! The same machine that runs behind a server. Its key is made at start and known to nobody, so what is fetched under
 //! its leases stays with this host.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hawker_proto::trust::SignedLease;
@@ -22,16 +23,17 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub(crate) struct LocalScheduler {
     cluster: Cluster,
     key: HostKey,
+    facts: Arc<LinkFacts>,
 }
 
 impl LocalScheduler {
     /// A scheduler whose only host is `host`. `seed` is its key's and must be random.
-    pub(crate) fn new(seed: [u8; 32], host: HostInfo, facts: &LinkFacts) -> Self {
+    pub(crate) fn new(seed: [u8; 32], host: HostInfo, facts: &Arc<LinkFacts>) -> Self {
         let key = HostKey::from_seed(seed);
         let mut cluster = Cluster::new(ClusterConfig::alone(), key.clone(), 1, 1);
         cluster.handle(clock::now(), clock::unix_ms(), Input::Join(host));
         facts.connected(1);
-        Self { cluster, key }
+        Self { cluster, key, facts: Arc::clone(facts) }
     }
 
     /// Whose signature is on its leases.
@@ -41,20 +43,28 @@ impl LocalScheduler {
 
     /// Answers what comes from `inbox` until the director is gone.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Input>, events: mpsc::Sender<LinkEvent>) {
+        let mut unsaid = None;
         loop {
-            while let Some(Output::Send { message, .. }) = self.cluster.poll() {
-                let event = LinkEvent::Message(Side::Own, self.outward(message));
-                if events.send(event).await.is_err() {
-                    return;
-                }
+            unsaid = unsaid.or_else(|| self.cluster.poll());
+            if !self.facts.is_connected() {
+                // Its queue was full. There is no session to begin anew: what it lacks it asks for.
+                self.facts.connected(1);
             }
             let wait = self.cluster.deadline().map_or(IDLE, |at| at.since(clock::now())).min(IDLE);
             let input = tokio::select! {
+                // What the director says is always taken, or the two might wait for each other.
                 input = inbox.recv() => match input {
                     Some(input) => inward(input),
                     None => return,
                 },
-                () = tokio::time::sleep(wait) => Input::Tick,
+                place = events.reserve(), if unsaid.is_some() => {
+                    let Ok(place) = place else { return };
+                    if let Some(Output::Send { message, .. }) = unsaid.take() {
+                        place.send(LinkEvent::Message(Side::Own, self.outward(message)));
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep(wait), if unsaid.is_none() => Input::Tick,
             };
             self.cluster.handle(clock::now(), clock::unix_ms(), input);
         }

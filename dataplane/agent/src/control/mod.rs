@@ -17,4 +17,4 @@ pub(crate) mod validators;
 pub(crate) mod wire;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

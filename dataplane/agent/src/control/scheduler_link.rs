@@ -61,6 +61,7 @@ enum SessionError {
     Field(field::FieldError),
     Handshake(handshake::SessionError),
     Order(&'static str),
+    Overrun,
 }
 
 impl fmt::Display for SessionError {
@@ -74,6 +75,7 @@ impl fmt::Display for SessionError {
             Self::Field(error) => write!(f, "the scheduler sends nonsense: {error}"),
             Self::Handshake(error @ handshake::SessionError::Handshake(HandshakeError::Version { .. })) => error.fmt(f),
             Self::Handshake(error) => write!(f, "the scheduler cannot be trusted: {error}"),
+            Self::Overrun => f.write_str("the scheduler is too slow for what this host has to say"),
             Self::Order(expected) => write!(f, "the scheduler speaks out of turn, {expected} was expected"),
         }
     }
@@ -218,9 +220,9 @@ async fn serve(
     if events.send(LinkEvent::Up(session.welcome.clone())).await.is_err() {
         return SessionError::Closed;
     }
-    let error = match carry(&mut session, outbox, events, facts).await {
-        Ok(()) => SessionError::Closed,
-        Err(error) => error,
+    let error = tokio::select! {
+        ended = carry(&mut session, outbox, events, facts) => ended.err().unwrap_or(SessionError::Closed),
+        () = facts.overrun() => SessionError::Overrun,
     };
     facts.disconnected(error.to_string());
     let _ = events.send(LinkEvent::Down).await;

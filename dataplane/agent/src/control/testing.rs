@@ -104,7 +104,7 @@ pub(super) fn content(length: usize) -> Vec<u8> {
 }
 
 /// A shard's mailbox and what is put into it.
-pub(super) fn shard() -> (ShardHandle, mpsc::Receiver<ShardCommand>) {
+pub(crate) fn shard() -> (ShardHandle, mpsc::Receiver<ShardCommand>) {
     let detection = hawker_ring::detect(EngineChoice::Epoll).unwrap();
     let waker = hawker_ring::open(&detection, &EngineConfig::default()).unwrap().waker();
     let (commands, mailbox) = mpsc::channel(COMMAND_QUEUE_MAX);

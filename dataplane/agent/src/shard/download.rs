@@ -17,7 +17,7 @@ use super::child::{Candidate, Route};
 use super::origin::Stream;
 use super::{Purpose, Shard};
 use crate::rates::{Bucket, Meter};
-use crate::seam::{DownloadError, OriginEnd, OriginSpec, ShardCommand, ShardEvent};
+use crate::seam::{DownloadError, OriginEnd, OriginSpec, ShardEvent};
 use crate::share::SharedTask;
 
 /// Records wait this long for others to share a signature.
@@ -322,12 +322,7 @@ impl Shard {
     /// Lets every shard tell its children of a task's new pieces.
     fn announce_everywhere(&mut self, task: TaskId) {
         self.changed.insert(task);
-        for (shard, handle) in self.handles.iter().enumerate().filter(|(shard, _)| *shard != self.index) {
-            if !handle.try_send(ShardCommand::Changed { task }) {
-                // The next piece announces this one too.
-                tracing::debug!(shard, "announcement dropped");
-            }
-        }
+        self.notices.say(&self.handles, self.index, task);
     }
 
     /// Keeps a verified batch from a peer: its pieces may be asked for now.

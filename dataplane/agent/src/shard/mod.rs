@@ -7,6 +7,7 @@ mod child;
 mod download;
 mod keeper;
 mod link;
+mod notices;
 mod origin;
 mod parent;
 mod places;
@@ -37,6 +38,7 @@ use crate::share::SharedTask;
 use download::Driver;
 use keeper::Keeper;
 use link::Link;
+use notices::Notices;
 use origin::Fetch;
 use places::PlaceBoard;
 use slots::SlotPool;
@@ -181,6 +183,7 @@ struct Shard {
     watchers: HashMap<TaskId, Vec<(u32, u16)>>,
     /// Tasks with new pieces to announce.
     changed: HashSet<TaskId>,
+    notices: Notices,
     upload: Upload,
     slots: Arc<SlotPool>,
     delayed_sends: VecDeque<DelayedSend>,
@@ -248,6 +251,7 @@ impl Shard {
         self.run_machines();
         self.flush_links();
         self.events.flush();
+        self.notices.flush(&self.handles);
         let wait = self.wait();
         self.engine.turn(Some(wait), completions);
         self.now = clock::now();
@@ -441,7 +445,7 @@ impl Shard {
         if self.keeper.as_ref().is_some_and(Keeper::is_closed) {
             return Duration::ZERO;
         }
-        let backlog = !self.events.backlog.is_empty();
+        let backlog = !self.events.backlog.is_empty() || self.notices.are_unsaid();
         let wait = next.map_or(IDLE_WAIT, |at| at.since(self.now)).min(IDLE_WAIT);
         if backlog { wait.min(Duration::from_millis(5)) } else { wait }
     }

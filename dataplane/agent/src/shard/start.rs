@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
 use super::keeper::Keeper;
+use super::notices::Notices;
 use super::places::PlaceBoard;
 use super::slots::SlotPool;
 use super::{EventQueue, Identity, Meters, Shard};
@@ -218,18 +219,13 @@ fn thread_died() -> StartError {
 
 impl Seed {
     fn run(mut self) {
-        let engine = match hawker_ring::open(&self.detection, &EngineConfig::default()) {
-            Ok(engine) => engine,
+        let limits = SlabLimits { bytes_max: self.budget.bytes_max(), reserve_blocks: SERVE_BLOCKS };
+        let opened = hawker_ring::open(&self.detection, &EngineConfig::default())
+            .and_then(|engine| Ok((engine, Slab::new(limits, Arc::clone(&self.budget))?)));
+        let (engine, slab) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 // The starter is told and gives up; if it is gone already there is nobody to tell.
-                drop(self.ready.send((self.index, Err(error))));
-                return;
-            }
-        };
-        let limits = SlabLimits { bytes_max: self.budget.bytes_max(), reserve_blocks: SERVE_BLOCKS };
-        let slab = match Slab::new(limits, Arc::clone(&self.budget)) {
-            Ok(slab) => slab,
-            Err(error) => {
                 drop(self.ready.send((self.index, Err(error))));
                 return;
             }
@@ -269,6 +265,7 @@ impl Seed {
             shared: HashMap::new(),
             watchers: HashMap::new(),
             changed: HashSet::new(),
+            notices: Notices::default(),
             upload: Upload::new(UploadConfig::default()),
             slots: self.slots,
             delayed_sends: VecDeque::new(),

@@ -45,8 +45,7 @@ pub(super) struct Flight {
     /// When the want was sent last: for the round trip.
     asked_at: Option<Instant>,
     began: Instant,
-    /// The scheduler made this host the resolver: it waits for Resolved or ResolveFailed.
-    pub(super) is_asked: bool,
+    pub(super) duty: Duty,
     said_resolving: Instant,
     /// How much of it the resolve's GET is to ask for, when the scheduler said so.
     pub(super) first_bytes: Option<u64>,
@@ -57,6 +56,16 @@ pub(super) struct Flight {
     pub(super) parked: Option<OpenBody>,
     pub(super) limit: TaskLimit,
     work: Option<AbortHandle>,
+}
+
+/// Whether the scheduler made this host the resolver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duty {
+    None,
+    /// It waits for Resolved or ResolveFailed.
+    Owed,
+    /// It was told.
+    Done,
 }
 
 /// How far a flight is.
@@ -143,7 +152,7 @@ impl Director {
             stored: None,
             asked_at: None,
             began: now,
-            is_asked: false,
+            duty: Duty::None,
             said_resolving: now,
             first_bytes: None,
             ready: None,
@@ -373,7 +382,7 @@ impl Director {
     fn end_flight(&mut self, want: WantId, is_final: bool, status: u16, text: &str) {
         let Some(flight) = self.flights.remove(&want) else { return };
         self.flights_by_key.remove(&flight.key);
-        if flight.is_asked {
+        if flight.duty == Duty::Owed {
             let failure = ResolveFailure { is_final, status, text: text.to_owned() };
             self.say(Side::Cluster, Input::ResolveFailed { host: self.parts.host, want, failure });
         }
@@ -408,7 +417,7 @@ impl Director {
     pub(super) fn tick_flights(&mut self) {
         let mut slow = Vec::new();
         for (want, flight) in &mut self.flights {
-            if flight.is_asked && flight.said_resolving.elapsed() >= RESOLVING_EVERY {
+            if flight.duty == Duty::Owed && flight.said_resolving.elapsed() >= RESOLVING_EVERY {
                 flight.said_resolving = Instant::now();
                 slow.push(*want);
             }

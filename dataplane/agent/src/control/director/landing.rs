@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::about::About;
-use super::flight::{Flight, Stage};
+use super::flight::{Duty, Flight, Stage};
 use super::running::{Running, State};
 use super::{Director, Internal, LATE_WANTS_MAX, Place};
 use crate::config::WriteChoice;
@@ -81,9 +81,7 @@ impl Director {
 
     /// Makes room for the task that a flight leads to, or joins it when it is open.
     pub(super) async fn open(&mut self, want: WantId, about: About) {
-        let parked = self.flights.get(&want).and_then(|flight| flight.parked.as_ref());
-        let arriving_bytes = parked.map_or(0, |body| body.arriving_bytes(about.geometry.length()));
-        self.tell_resolved(want, &about, arriving_bytes);
+        self.tell_resolved(want, &about, self.arriving_bytes(want, &about));
         if let Some(running) = self.tasks.get_mut(&about.task) {
             running.refresh(&about);
             let shared = Arc::clone(running.shared());
@@ -112,13 +110,26 @@ impl Director {
         }
     }
 
+    /// What the body brings that a flight's resolve left open.
+    fn arriving_bytes(&self, want: WantId, about: &About) -> u64 {
+        let parked = self.flights.get(&want).and_then(|flight| flight.parked.as_ref());
+        parked.map_or(0, |body| body.arriving_bytes(about.geometry.length()))
+    }
+
     /// The flight has a task: registers it, starts what is missing, hands the callers over.
     async fn land(&mut self, want: WantId, about: About, shared: Arc<SharedTask>) {
+        // The scheduler may have asked while the store made room. A download that runs under its leases and that it was
+        // not told of would be refused them for ever.
+        self.tell_resolved(want, &about, self.arriving_bytes(want, &about));
         let Some(mut flight) = self.flights.remove(&want) else { return };
         self.flights_by_key.remove(&flight.key);
         let task = about.task;
         let side = self.side_of(&flight, &about);
-        if !flight.is_asked && flight.ready.is_none() && self.is_connected() && self.late.len() < LATE_WANTS_MAX {
+        if flight.duty == Duty::None
+            && flight.ready.is_none()
+            && self.is_connected()
+            && self.late.len() < LATE_WANTS_MAX
+        {
             self.late.insert(want, task);
         }
         let parked = flight.parked.take();
@@ -147,13 +158,14 @@ impl Director {
 
     /// Whose leases the task runs under.
     fn side_of(&self, flight: &Flight, about: &About) -> Side {
-        let is_known = flight.is_asked || flight.ready.as_ref().is_some_and(|(task, _)| *task == about.task);
+        let is_known = flight.duty != Duty::None || flight.ready.as_ref().is_some_and(|(task, _)| *task == about.task);
         if self.is_connected() && about.is_shared && is_known { Side::Cluster } else { Side::Own }
     }
 
-    /// Tells the scheduler what this host learned for it.
+    /// Tells the scheduler what this host learned for it, once it has asked.
     fn tell_resolved(&mut self, want: WantId, about: &About, arriving_bytes: u64) {
-        if self.flights.get(&want).is_some_and(|flight| flight.is_asked) {
+        if let Some(flight) = self.flights.get_mut(&want).filter(|flight| flight.duty == Duty::Owed) {
+            flight.duty = Duty::Done;
             let resolution = learned(about, arriving_bytes);
             self.say(Side::Cluster, Input::Resolved { host: self.parts.host, want, resolution });
         }

@@ -6,6 +6,7 @@
 
 mod about;
 mod announce;
+mod early;
 mod flight;
 mod landing;
 mod report;
@@ -32,7 +33,6 @@ use hawker_storage::{CreateError, SealError, TaskMeta, TaskSummary};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use self::scheduling::Early;
 use super::caller::{CallerEvent, CallerId, Failure, GetRequest, tell};
 use super::keeper::Keeper;
 use super::link::{LinkEvent, Outbox, Side, Welcome};
@@ -45,6 +45,7 @@ use crate::share::SharedTask;
 pub(crate) use report::Snapshot;
 
 use about::About;
+use early::Early;
 use flight::Flight;
 use running::Running;
 
@@ -317,6 +318,7 @@ impl Director {
             self.parts.blocks.trim();
         }
         self.tick_flights();
+        self.tick_early();
         self.tick_tasks().await;
         self.tick_progress();
         self.forget_idle().await;
@@ -334,9 +336,13 @@ impl Director {
 
     /// Sends to the scheduler that answers for `side`.
     fn say(&self, side: Side, input: Input) -> bool {
+        self.outbox(side).is_some_and(|outbox| outbox.send(input))
+    }
+
+    fn outbox(&self, side: Side) -> Option<&Outbox> {
         match side {
-            Side::Own => self.parts.own.send(input),
-            Side::Cluster => self.parts.cluster.as_ref().is_some_and(|cluster| cluster.send(input)),
+            Side::Own => Some(&self.parts.own),
+            Side::Cluster => self.parts.cluster.as_ref(),
         }
     }
 

@@ -8,7 +8,8 @@ use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
 
 use super::about::{About, VALID};
-use super::flight::Stage;
+use super::early::Early;
+use super::flight::{Duty, Stage};
 use super::landing::learned;
 use super::running::{Held, State};
 use super::{Director, Internal, Outbox, bare_serial};
@@ -22,23 +23,10 @@ const FIRST_BYTES_MIN: u64 = 256 * 1024;
 const FIRST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How often downloads are reported when nobody says how often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// Messages kept for tasks that are being opened.
-const EARLY_MAX: usize = 256;
-/// A lease that came before its task is good for so long at most.
-const EARLY_KEPT: Duration = Duration::from_secs(10);
 /// Keys of earlier schedulers whose signatures count. Each costs a check of records that nobody we know vouched for.
 const EARLIER_KEYS_MAX: usize = 4;
 /// When there is nobody to ask, a shard asks again after this.
 const NO_LEASE_RETRY: Duration = Duration::from_millis(500);
-
-/// What a scheduler said of a task that is not open yet.
-#[derive(Debug)]
-pub(super) enum Early {
-    Lease(SignedLease),
-    Allowance(SignedAllowance),
-    Neighbors { add: Vec<Neighbor>, remove: Vec<HostId> },
-    Imports(Stripes),
-}
 
 impl Director {
     pub(super) async fn on_link(&mut self, event: LinkEvent) {
@@ -67,7 +55,7 @@ impl Director {
         let wants: Vec<WantId> = self.flights.keys().copied().collect();
         for want in wants {
             if let Some(flight) = self.flights.get_mut(&want) {
-                flight.is_asked = false;
+                flight.duty = Duty::None;
             }
             self.want(want);
         }
@@ -93,7 +81,7 @@ impl Director {
         let wants: Vec<WantId> = self.flights.keys().copied().collect();
         for want in wants {
             if let Some(flight) = self.flights.get_mut(&want) {
-                flight.is_asked = false;
+                flight.duty = Duty::None;
             }
             // Those that wait for the scheduler wait no longer.
             self.resolve(want);
@@ -170,7 +158,7 @@ impl Director {
             return self.join_cluster(task).await;
         }
         if let Some(flight) = self.flights.get_mut(&want) {
-            flight.is_asked = true;
+            flight.duty = Duty::Owed;
             flight.first_bytes = Some(upto.clamp(FIRST_BYTES_MIN, FIRST_BYTES_MAX));
             self.resolve(want);
         } else {
@@ -211,7 +199,7 @@ impl Director {
         let host = self.parts.host;
         let add: Vec<Neighbor> = add.into_iter().filter(|neighbor| neighbor.id != host).collect();
         let Some(running) = self.tasks.get_mut(&task) else {
-            self.keep_early(task, Early::Neighbors { add, remove }, Instant::now() + EARLY_KEPT);
+            self.keep_early(task, Early::Neighbors { add, remove }, Duration::MAX);
             return;
         };
         running.set_neighbors(&add, &remove);
@@ -221,19 +209,19 @@ impl Director {
         self.tell_shard(task, ShardCommand::Neighbors { task, add, remove }).await;
     }
 
-    async fn on_imports(&mut self, task: TaskId, stripes: Stripes) {
+    pub(super) async fn on_imports(&mut self, task: TaskId, stripes: Stripes) {
         match self.tasks.get(&task).map(|running| running.state) {
-            None => self.keep_early(task, Early::Imports(stripes), Instant::now() + EARLY_KEPT),
+            None => self.keep_early(task, Early::Imports(stripes), Duration::MAX),
             Some(State::Downloading) => self.tell_shard(task, ShardCommand::Imports { task, stripes }).await,
             Some(_) => {}
         }
     }
 
-    async fn on_lease(&mut self, side: Side, lease: SignedLease, valid: Duration) {
+    pub(super) async fn on_lease(&mut self, side: Side, lease: SignedLease, valid: Duration) {
         let task = lease.lease.task;
         let expires = Instant::now() + valid;
         let Some(running) = self.tasks.get_mut(&task) else {
-            self.keep_early(task, Early::Lease(lease), expires.min(Instant::now() + EARLY_KEPT));
+            self.keep_early(task, Early::Lease(lease), valid);
             return;
         };
         if side == Side::Cluster && running.shared().file().received().is_full() {
@@ -251,34 +239,11 @@ impl Director {
         self.tell_shard(task, ShardCommand::Lease { task, lease, valid }).await;
     }
 
-    async fn on_allowance(&mut self, task: TaskId, allowance: SignedAllowance) {
+    pub(super) async fn on_allowance(&mut self, task: TaskId, allowance: SignedAllowance) {
         match self.tasks.get(&task).map(|running| running.state) {
-            None => self.keep_early(task, Early::Allowance(allowance), Instant::now() + EARLY_KEPT),
+            None => self.keep_early(task, Early::Allowance(allowance), Duration::MAX),
             Some(State::Downloading) => self.tell_shard(task, ShardCommand::Allowance { task, allowance }).await,
             Some(_) => {}
-        }
-    }
-
-    fn keep_early(&mut self, task: TaskId, early: Early, expires: Instant) {
-        if self.early.len() == EARLY_MAX {
-            self.early.pop_front();
-        }
-        self.early.push_back((task, early, expires));
-    }
-
-    /// Hands over what came while the task was being opened.
-    pub(super) async fn deliver_early(&mut self, task: TaskId) {
-        let now = Instant::now();
-        let early = std::mem::take(&mut self.early).into_iter().filter(|(.., expires)| *expires > now);
-        let (ours, others): (Vec<_>, Vec<_>) = early.partition(|(of, ..)| *of == task);
-        self.early = others.into();
-        for (_, early, expires) in ours {
-            match early {
-                Early::Lease(lease) => self.on_lease(Side::Cluster, lease, expires.duration_since(now)).await,
-                Early::Allowance(allowance) => self.on_allowance(task, allowance).await,
-                Early::Neighbors { add, remove } => self.on_neighbors(task, add, remove).await,
-                Early::Imports(stripes) => self.on_imports(task, stripes).await,
-            }
         }
     }
 
@@ -386,7 +351,10 @@ impl Director {
             reports.push((running.side, report));
         }
         for (side, report) in reports {
-            self.say(side, report);
+            // Reports are for the moment: the next one says it all.
+            if self.outbox(side).is_some_and(Outbox::has_room) {
+                self.say(side, report);
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use hawker_proto::{ByteRange, Geometry};
 use hawker_scheduler::{HostInfo, LeaseOutcome, Neighbor, ToHost, WantKey};
 use hawker_storage::{Output, Store, StoreConfig, blocking};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
@@ -33,6 +34,10 @@ struct World {
     scheduler: HostKey,
     host: Arc<HostKey>,
     next_caller: u64,
+    /// The store makes no task while this is held.
+    store: Arc<tokio::sync::Mutex<()>>,
+    /// Tasks that the store was asked to make.
+    creates: watch::Receiver<usize>,
     _dir: TempDir,
 }
 
@@ -42,10 +47,18 @@ impl World {
         let (handle, mut mailbox) = shard();
         let (to_test, commands) = mpsc::unbounded_channel();
         let mut keeper = StoreKeeper::open(dir.path());
+        let (store, (count, creates)) = (Arc::default(), watch::channel(0));
+        let gate: Arc<tokio::sync::Mutex<()>> = Arc::clone(&store);
         tokio::spawn(async move {
             while let Some(command) = mailbox.recv().await {
                 match command {
-                    ShardCommand::Keeper(request) => keeper.answer(request),
+                    ShardCommand::Keeper(request) => {
+                        if matches!(request, KeeperRequest::Create { .. }) {
+                            count.send_modify(|count| *count += 1);
+                            drop(gate.lock().await);
+                        }
+                        keeper.answer(request);
+                    }
                     other => drop(to_test.send(other)),
                 }
             }
@@ -85,7 +98,20 @@ impl World {
         };
         tokio::spawn(run(parts, Queues { asks: ask_queue, shards: shard_queue, links: link_queue }));
         let scheduler = HostKey::from_seed([5; 32]);
-        Self { asks, shard_events, links, inbox, facts, commands, scheduler, host, next_caller: 1, _dir: dir }
+        Self {
+            asks,
+            shard_events,
+            links,
+            inbox,
+            facts,
+            commands,
+            scheduler,
+            host,
+            next_caller: 1,
+            store,
+            creates,
+            _dir: dir,
+        }
     }
 
     /// Opens a session with a scheduler so slow that two seconds are no silence, however busy the machine is.
@@ -273,6 +299,32 @@ async fn silent_scheduler_is_not_waited_for_and_its_late_answer_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn scheduler_that_asks_while_the_store_makes_room_is_told() {
+    let mut world = World::new();
+    world.connect_fast().await;
+    let origin = origin_of(MIB).await;
+    let store = Arc::clone(&world.store);
+    let held = store.lock().await;
+    let _caller = world.get(&origin.url("/f"), &[]).await;
+    let want = world.want().await;
+    // The scheduler is silent, so the origin is asked; then a task is to be made.
+    timeout(HANG, world.creates.wait_for(|count| *count == 1)).await.unwrap().unwrap();
+    for want in [want, WantId(u64::MAX)] {
+        let valid = Duration::from_secs(5);
+        world.answer(ToHost::Resolve { want, upto: 4 * MIB, valid, previous: None }).await;
+    }
+    // What nobody waits for is answered at once: so both were heard while the store is busy.
+    let said = world.said().await;
+    assert!(matches!(said, Input::ResolveFailed { want: WantId(u64::MAX), .. }), "{said:?}");
+    drop(held);
+    let said = world.said().await;
+    let Input::Resolved { resolution, .. } = said else { panic!("the resolver answers: {said:?}") };
+    assert_eq!(resolution.arriving_bytes, MIB, "the body is still open");
+    let (task, is_alone) = world.started().await;
+    assert_eq!((task.id(), is_alone), (resolution.task, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn resolver_tells_what_it_learned_and_gets_the_first_lease() {
     let mut world = World::new();
     world.connect().await;
@@ -320,6 +372,17 @@ async fn resolver_tells_what_it_learned_and_gets_the_first_lease() {
     let done = ShardEvent::LeaseDone { task: task.id(), serial: 1, upto: 4 * MIB, end: OriginEnd::Complete };
     world.shard_events.send(done).await.unwrap();
     assert!(matches!(world.said().await, Input::LeaseDone { outcome: LeaseOutcome::Complete, .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lease_of_a_task_that_is_never_opened_is_given_back() {
+    let mut world = World::new();
+    world.connect().await;
+    let ToHost::Lease { lease, .. } = world.lease(TaskId([9; 32]), MIB) else { unreachable!() };
+    world.answer(ToHost::Lease { lease, valid: Duration::from_millis(200) }).await;
+    let said = world.said().await;
+    let is_returned = |outcome: &LeaseOutcome| *outcome == LeaseOutcome::Returned;
+    assert!(matches!(&said, Input::LeaseDone { serial: 1, upto: 0, outcome, .. } if is_returned(outcome)), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
