@@ -11,6 +11,7 @@ use hawker_ring::{Block, File, Op, Strategy, TailBuf, Token};
 use hawker_swarm::{LinkId, NeighborId, UploadInput};
 
 use super::parent::ServeChannel;
+use super::unsent::Counted;
 use super::wire::{OUTBOX_BYTES_MAX, Wire, WireEvent};
 use super::{Identity, Purpose, SLAB_PAUSE, Shard};
 use crate::rates::take_all;
@@ -32,6 +33,10 @@ pub(super) struct Link {
     transmit: Option<u64>,
     /// Length of the block that the transmit in flight carries.
     transmit_block: u32,
+    /// Control bytes that it carries.
+    transmit_head: usize,
+    /// Control bytes that wait or are on their way.
+    unsent: Counted,
     /// Where spent receive tails wait for the next receive.
     tail: Vec<u8>,
     opened: Instant,
@@ -70,6 +75,8 @@ impl Link {
             receive: None,
             transmit: None,
             transmit_block: 0,
+            transmit_head: 0,
+            unsent: Counted::default(),
             tail: Vec::new(),
             opened: now,
             last_used: now,
@@ -121,15 +128,18 @@ impl Shard {
 
     /// Starts a transmit on every link that has something to say and says nothing yet.
     pub(super) fn flush_links(&mut self) {
+        let links = self.links.len();
         for id in std::mem::take(&mut self.dirty_links) {
             let Some(link) = self.links.get_mut(&id) else { continue };
-            if link.wire.outbox_bytes() > OUTBOX_BYTES_MAX {
+            let unsent = link.wire.outbox_bytes() + link.transmit_head;
+            let is_fair = self.unsent.note(&mut link.unsent, unsent, links);
+            if !is_fair || link.wire.outbox_bytes() > OUTBOX_BYTES_MAX {
                 self.close_link(id, "the peer reads nothing");
                 continue;
             }
             let Some(socket) = link.socket.clone().filter(|_| link.transmit.is_none()) else { continue };
             let Some((head, body, block)) = link.wire.next_transmit() else { continue };
-            link.transmit_block = block;
+            (link.transmit_block, link.transmit_head) = (block, head.len());
             let op = Op::Transmit { socket, head, body, strategy: Strategy::Sendfile };
             let token = self.submit(op, Purpose::Transmit { link: id });
             if let Some(link) = self.links.get_mut(&id) {
@@ -140,7 +150,7 @@ impl Shard {
 
     pub(super) fn on_transmitted(&mut self, id: u32, is_sent: bool, head: Vec<u8>) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        link.transmit = None;
+        (link.transmit, link.transmit_head) = (None, 0);
         link.last_used = self.now;
         link.wire.recycle(head);
         if !is_sent {
@@ -297,6 +307,7 @@ impl Shard {
         for token in [link.receive, link.transmit].into_iter().flatten() {
             self.engine.cancel(Token(token));
         }
+        self.unsent.forget(link.unsent);
         let was_ready = link.peer.is_some();
         match link.role {
             Role::Parent { channels } => {

@@ -15,6 +15,7 @@ mod slots;
 mod start;
 #[cfg(test)]
 mod tests;
+mod unsent;
 mod wire;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -42,6 +43,7 @@ use notices::Notices;
 use origin::Fetch;
 use places::PlaceBoard;
 use slots::SlotPool;
+use unsent::Unsent;
 
 pub use start::{Shards, start};
 
@@ -177,6 +179,7 @@ struct Shard {
     dirty_links: HashSet<u32>,
     /// Links whose next block waits for memory or download rate.
     stalled_links: Vec<u32>,
+    unsent: Unsent,
 
     shared: HashMap<TaskId, Arc<SharedTask>>,
     /// Which channels of served links want to hear of a task's pieces.

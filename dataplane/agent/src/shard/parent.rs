@@ -177,6 +177,7 @@ impl Shard {
 
     /// Sends proofs and then the pieces they prove, as far as the link's queue is short.
     fn announce(&mut self, id: u32, channel: u16, task: &SharedTask, ready: &PieceMap) {
+        let low = OUTBOX_BYTES_LOW.min(self.unsent.share(self.links.len()) / 2);
         let Some(link) = self.links.get_mut(&id) else { return };
         let Role::Parent { channels } = &mut link.role else { return };
         let Some(open) = channels.get_mut(&channel) else { return };
@@ -186,7 +187,7 @@ impl Shard {
             return;
         }
         for batch in task.proofs_after(open.proofs_sent) {
-            if link.wire.outbox_bytes() > OUTBOX_BYTES_LOW {
+            if link.wire.outbox_bytes() > low {
                 self.dirty_links.insert(id);
                 return;
             }

@@ -18,6 +18,7 @@ use super::keeper::Keeper;
 use super::notices::Notices;
 use super::places::PlaceBoard;
 use super::slots::SlotPool;
+use super::unsent::Unsent;
 use super::{EventQueue, Identity, Meters, Shard};
 use crate::StartError;
 use crate::clock;
@@ -247,6 +248,7 @@ impl Seed {
             limits: self.limits,
             scheduler_keys: Vec::new(),
             is_scheduler_connected: false,
+            unsent: Unsent::new(handles.len()),
             handles,
             commands: self.commands,
             events: EventQueue { sender: self.events, backlog: VecDeque::new() },
