@@ -194,7 +194,7 @@ impl Visit {
             match convert::input_of(host, message) {
                 Ok(input) => {
                     let is_goodbye = matches!(input, Input::Leave { .. });
-                    if !self.shared.core.tell(Event::Said { session, host, input }).await || is_goodbye {
+                    if !self.shared.core.said(session, host, input).await || is_goodbye {
                         break None;
                     }
                 }
