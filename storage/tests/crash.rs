@@ -28,7 +28,9 @@ use std::time::Duration;
 
 use common::{Random, Rig, Sample, config, sample, temp_dir};
 use hawker_proto::{PieceIndex, TaskId};
-use hawker_storage::{File, Input, OpOk, OpResult, Output, StoreConfig, StoreOp, TaskFile, WriteMode, blocking};
+use hawker_storage::{
+    Adopt, File, Input, OpOk, OpResult, Output, SpoolId, StoreConfig, StoreOp, TaskFile, WriteMode, blocking,
+};
 
 const SECTOR: usize = 512;
 const KIB: usize = 1024;
@@ -254,6 +256,9 @@ struct Seen {
     kept_sealed: u32,
     durable: u32,
     evicted: u32,
+    adopted: u32,
+    mended: u32,
+    removed: u32,
     pieces_checked: u32,
     damaged: u32,
 }
@@ -303,10 +308,11 @@ impl World {
     }
 
     fn request(&mut self) {
-        let sample = &self.samples[self.random.below(self.samples.len())];
+        let place = self.pick();
+        let sample = &self.samples[place];
         let known = self.known.get_mut(&sample.task).expect("a known task");
         let task = sample.task;
-        match self.random.below(24) {
+        match self.random.below(26) {
             0..=7 => {
                 let mode = WriteMode::Buffered;
                 self.rig.ask_create(sample, mode);
@@ -323,7 +329,10 @@ impl World {
             }
             21 => self.rig.give(Input::Touch { task }),
             22 => self.rig.give(Input::SetMeta { task, meta: sample.meta() }),
-            _ => known.file = None,
+            23 => known.file = None,
+            _ => {
+                self.rig.give(Input::Spool { request: place as u64 });
+            }
         }
     }
 
@@ -346,6 +355,7 @@ impl World {
                 for set in known.flushing.iter_mut().chain([&mut known.received, &mut known.durable]) {
                     set.remove(&piece.0);
                 }
+                self.seen.mended += u32::from(known.is_sealed);
                 known.is_sealed = false;
             }
         } else if self.random.chance(30) && !known.durable.contains(&piece.0) && !file.has_record(piece) {
@@ -384,13 +394,30 @@ impl World {
                     self.seen.evicted += 1;
                 }
                 Output::Removed { task } => {
+                    self.seen.removed += 1;
                     // A task that was created after its removal was asked for is gone as well.
                     self.known.get_mut(&task).expect("a known task").forget();
                 }
+                Output::Spooling { request, result: Ok((spool, file)) } => self.spool(request as usize, spool, &file),
                 Output::Failed { task, error } => panic!("{task}: {error}"),
                 _ => {}
             }
         }
+    }
+
+    /// Spools a sample of unknown length, and makes it a task or throws it away.
+    fn spool(&mut self, place: usize, spool: SpoolId, file: &File) {
+        let Sample { task, geometry, bytes, records, .. } = &self.samples[place];
+        self.rig.give(Input::ReserveSpool { request: 0, spool, bytes: bytes.len() as u64 });
+        blocking::write_at(file, bytes, 0).expect("a write");
+        if self.random.chance(20) {
+            self.rig.give(Input::DropSpool { spool });
+            return;
+        }
+        let (task, geometry, meta) = (*task, *geometry, self.samples[place].meta());
+        let adopt = Adopt { request: 0, spool, task, geometry, meta, records: records.clone() };
+        self.rig.give(Input::Adopt(Box::new(adopt)));
+        self.seen.adopted += 1;
     }
 
     fn meet(&mut self, file: &Arc<TaskFile>, is_new: bool) {
@@ -400,6 +427,8 @@ impl World {
         if is_new {
             known.forget();
             known.exists = true;
+            // All of an adopted one.
+            known.received = file.received().iter().map(|piece| piece.0).collect();
         }
         // A removal that waits behind this answer has been asked for: the file is of no use.
         if self.rig.store.state(file.id()).is_some() && (is_new || known.exists) {
@@ -544,10 +573,14 @@ fn crash_at_any_step_loses_no_promise_and_tells_no_lie() {
         total.kept_sealed += seen.kept_sealed;
         total.durable += seen.durable;
         total.evicted += seen.evicted;
+        total.adopted += seen.adopted;
+        total.mended += seen.mended;
+        total.removed += seen.removed;
         total.pieces_checked += seen.pieces_checked;
         total.damaged += seen.damaged;
     }
     println!("{total:?}");
     assert!(total.sealed > 0 && total.kept_sealed > 0 && total.durable > 0 && total.evicted > 0, "{total:?}");
+    assert!(total.adopted > 0 && total.mended > 0 && total.removed > 0, "{total:?}");
     assert!(total.pieces_checked > 0, "{total:?}");
 }

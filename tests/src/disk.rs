@@ -11,6 +11,7 @@ use crate::fuse::{self, Mount, Request};
 use crate::workspace::find_program;
 
 const SECTOR_BYTES: usize = 512;
+const SUPERBLOCK_AT: usize = 1024;
 const EIO: i32 = 5;
 
 /// How a disk misbehaves.
@@ -183,9 +184,13 @@ impl Disk {
         if let Cut::Torn(seed) = cut {
             let mut random = Random(seed);
             for (at, bytes) in &medium.pending {
+                let mut is_kept = false;
                 for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-                    if random.next().is_multiple_of(2) {
-                        let at = at + index * SECTOR_BYTES;
+                    let at = at + index * SECTOR_BYTES;
+                    let draw = random.next().is_multiple_of(2);
+                    // Both halves of ext4's superblock share one checksum: torn, no file system could be mounted.
+                    is_kept = if index > 0 && at == SUPERBLOCK_AT + SECTOR_BYTES { is_kept } else { draw };
+                    if is_kept {
                         image[at..at + sector.len()].copy_from_slice(sector);
                     }
                 }
