@@ -112,7 +112,7 @@ pub struct OpenReport {
     pub slots_read: u64,
     /// Bytes read.
     pub bytes_read: u64,
-    /// Names looked at in the directories of tasks; none after a clean close.
+    /// Names looked at in the directories of tasks; none after a clean close in the same boot.
     pub names_read: u64,
     /// Slots dropped: damaged, doubled, or without their files.
     pub slots_dropped: u64,

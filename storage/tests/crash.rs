@@ -35,6 +35,8 @@ use hawker_storage::{
 const SECTOR: usize = 512;
 const KIB: usize = 1024;
 const SAMPLES: u8 = 6;
+/// Room for the largest sample and little more.
+const SCARCE: u64 = 1500 * 1024;
 
 /// An inode: a descriptor that keeps its number from being used again, and what the disk holds of it.
 struct Inode {
@@ -266,11 +268,15 @@ struct Seen {
 impl World {
     fn new(seed: u64, dir: &Path) -> Self {
         let mut random = Random(seed);
+        // Half of the time there is room for the largest and little more.
+        let limit = if random.chance(50) { SCARCE } else { common::ROOMY };
+        Self::with_limit(seed, dir, random, limit)
+    }
+
+    fn with_limit(seed: u64, dir: &Path, random: Random, limit: u64) -> Self {
         let lengths = [0, 5, 4096, 300 * KIB + 7, 900 * KIB, 1100 * KIB + 512];
         assert_eq!(lengths.len(), usize::from(SAMPLES));
         let samples: Vec<_> = lengths.iter().enumerate().map(|(n, len)| sample(n as u8 + 1, *len)).collect();
-        // Half of the time there is room for the largest and little more.
-        let limit = if random.chance(50) { 1500 * 1024 } else { common::ROOMY };
         let rig = Rig::open(dir, Self::config(1, limit));
         let disk = Disk::new(dir);
         let known = samples.iter().map(|sample| (sample.task, Known::default())).collect();
@@ -350,13 +356,7 @@ impl World {
         let range = sample.geometry.piece_range(piece);
         if file.has_piece(piece) {
             if self.random.chance(4) {
-                // As if it were bad: it is not, so that whatever survives of the mending is right.
-                file.clear_piece(piece);
-                for set in known.flushing.iter_mut().chain([&mut known.received, &mut known.durable]) {
-                    set.remove(&piece.0);
-                }
-                self.seen.mended += u32::from(known.is_sealed);
-                known.is_sealed = false;
+                self.doubt(place, piece);
             }
         } else if self.random.chance(30) && !known.durable.contains(&piece.0) && !file.has_record(piece) {
             let garbage = vec![0xee; range.length() as usize];
@@ -366,6 +366,50 @@ impl World {
             let _ = file.add_batch(vec![piece.0 as u8; 40]);
             known.received.insert(piece.0);
         }
+    }
+
+    /// As if the piece were bad: it is not, so that whatever survives of the mending is right.
+    fn doubt(&mut self, place: usize, piece: PieceIndex) {
+        let known = self.known.get_mut(&self.samples[place].task).expect("a known task");
+        known.file.as_ref().expect("an open task").clear_piece(piece);
+        for set in known.flushing.iter_mut().chain([&mut known.received, &mut known.durable]) {
+            set.remove(&piece.0);
+        }
+        self.seen.mended += u32::from(known.is_sealed);
+        known.is_sealed = false;
+    }
+
+    fn receive_all(&mut self, place: usize, pieces: impl Fn(PieceIndex) -> bool) {
+        let sample = &self.samples[place];
+        let known = self.known.get_mut(&sample.task).expect("a known task");
+        let file = known.file.clone().expect("an open task");
+        for piece in sample.pieces().filter(|piece| pieces(*piece) && !file.has_piece(*piece)) {
+            sample.receive(&file, piece);
+            file.add_batch(vec![piece.0 as u8; 40]).expect("room");
+            known.received.insert(piece.0);
+        }
+    }
+
+    fn flush(&mut self, place: usize) {
+        let task = self.samples[place].task;
+        let known = self.known.get_mut(&task).expect("a known task");
+        known.flushing.push_back(known.received.clone());
+        self.rig.give(Input::Flush { task });
+    }
+
+    fn seal(&mut self, place: usize) {
+        let Sample { task, root, .. } = self.samples[place];
+        self.rig.give(Input::Seal { task, root });
+    }
+
+    fn remove(&mut self, place: usize) {
+        let task = self.samples[place].task;
+        self.known.get_mut(&task).expect("a known task").forget();
+        self.rig.give(Input::Remove { task });
+    }
+
+    fn create(&mut self, place: usize) {
+        self.rig.ask_create(&self.samples[place], WriteMode::Buffered);
     }
 
     fn hear(&mut self) {
@@ -540,6 +584,91 @@ fn doomed(rig: &Rig, known: &BTreeMap<TaskId, Known>) -> BTreeSet<TaskId> {
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let read = |path: PathBuf| std::fs::read(path).expect("a file that is there");
     list(dir).into_iter().map(|(name, path)| (name, read(path))).collect()
+}
+
+/// A life in which everything happens that leaves a trace.
+const SCRIPT: &[fn(&mut World)] = &[
+    |world| world.create(3),
+    |world| world.receive_all(3, |piece| piece.0 != 1),
+    |world| world.flush(3),
+    |world| world.receive_all(3, |_| true),
+    |world| world.seal(3),
+    |world| {
+        let Sample { task, .. } = world.samples[3];
+        let meta = world.samples[3].meta();
+        world.rig.give(Input::SetMeta { task, meta });
+    },
+    // Adopted.
+    |world| world.rig.give(Input::Spool { request: 2 }),
+    |world| world.seal(2),
+    // Unsealed, mended and sealed again.
+    |world| world.doubt(3, PieceIndex(0)),
+    |world| world.flush(3),
+    |world| world.receive_all(3, |_| true),
+    |world| world.seal(3),
+    |world| world.remove(2),
+    |world| world.create(4),
+    |world| world.receive_all(4, |_| true),
+    |world| world.seal(4),
+    // What was used is let go, and goes for this one.
+    |world| world.known.values_mut().for_each(|known| known.file = None),
+    |world| world.create(5),
+    |world| world.receive_all(5, |piece| piece.0.is_multiple_of(2)),
+    |world| world.flush(5),
+    |world| world.remove(5),
+    |world| world.rig.give(Input::Close),
+];
+
+impl World {
+    /// Lives by the script until so many operations are done; whether it came to its end.
+    fn follow_script(&mut self, mut left: u32) -> bool {
+        for step in SCRIPT {
+            step(self);
+            self.hear();
+            while !self.rig.pending.is_empty() {
+                if left == 0 {
+                    return false;
+                }
+                left -= 1;
+                let (op, what) = self.rig.pending.remove(0);
+                let result = self.disk.run(what);
+                self.rig.answer(op, result);
+                self.hear();
+            }
+        }
+        true
+    }
+}
+
+#[test]
+fn crash_after_every_single_operation_of_a_life() {
+    let mut total = Seen::default();
+    let mut operations = 0;
+    let mut is_over = false;
+    while !is_over {
+        is_over = true;
+        for (way, name) in ["kill", "power cut"].iter().enumerate() {
+            let temp = temp_dir();
+            let seed = u64::from(operations) * 2 + way as u64;
+            let mut world = World::with_limit(seed, &temp.path().join("0"), Random(seed), SCARCE);
+            let crash = std::panic::AssertUnwindSafe(|| {
+                is_over &= world.follow_script(operations);
+                let world = if way == 0 { world.kill() } else { world.cut(&temp.path().join("1")) };
+                world.seen
+            });
+            let seen = std::panic::catch_unwind(crash).unwrap_or_else(|_| panic!("{name} after {operations}"));
+            total.kept_sealed += seen.kept_sealed;
+            total.evicted += seen.evicted;
+            total.removed += seen.removed;
+            total.adopted += seen.adopted;
+            total.mended += seen.mended;
+            total.pieces_checked += seen.pieces_checked;
+        }
+        operations += 1;
+    }
+    println!("{operations} operations: {total:?}");
+    assert!(operations > 80 && total.kept_sealed > 0 && total.evicted > 0 && total.removed > 0, "{total:?}");
+    assert!(total.adopted > 0 && total.mended > 0 && total.pieces_checked > 0, "{total:?}");
 }
 
 fn live(seed: u64) -> io::Result<Seen> {

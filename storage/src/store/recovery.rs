@@ -34,8 +34,9 @@ impl Store {
             self.take_slot_as_task(&found);
         }
         self.clear_incoming()?;
-        // A clean close leaves exactly the files of the slots.
-        if !was_clean || self.report.slots_dropped > 0 {
+        // A clean close leaves exactly the files of the slots, but unlinked names are not synced: after a power cut
+        // some may be back.
+        if !was_clean || !self.report.is_same_boot || self.report.slots_dropped > 0 {
             self.match_files()?;
         }
         // Before anything is created: a task that comes again must not meet its former slot after a power cut.
