@@ -1,24 +1,37 @@
-//! HTTP/1.1 as an origin client needs it: request heads out, response heads and chunked bodies in, and what an answer
-//! means. Bytes come from outside, so that every reading that two parsers could differ on is refused (RFC 9112, section
+//! HTTP/1.1. As an origin's client needs it: request heads out, response heads and chunked bodies in, and what an answer
+//! means. As a server needs it: `HttpSession`, and what part of a content a request asks for (`select`). Bytes come from outside, so that every reading that two parsers could differ on is refused (RFC 9112, section
 //! 11.2): a bare LF, a folded line, two lengths, `Content-Length: +5`. httparse splits the lines; the rules are ours.
 
 mod answer;
 mod chunked;
+mod conditional;
 mod date;
+mod forward;
+mod head;
+mod incoming;
 mod range;
 mod redirect;
+mod refusal;
+mod reply;
 mod request;
 mod response;
+mod session;
 
 use core::fmt;
 
 pub use answer::{MalformedReason, OriginAnswer, interpret, is_transient};
 pub use chunked::{ChunkStep, ChunkedDecoder};
+pub use conditional::{Content, Selection, select};
 pub use date::parse_date;
+pub use forward::forwardable_headers;
+pub use incoming::Request;
 pub use range::{ContentRange, range_header};
 pub use redirect::{REDIRECTS_MAX, RedirectError, headers_after_redirect, redirect_target};
+pub use refusal::Refusal;
+pub use reply::{Reply, ReplyBody, ReplyError};
 pub use request::{RequestError, RequestHead};
 pub use response::{BodyFraming, ResponseHead, parse_response};
+pub use session::{HttpSession, SessionConfig, SessionInput, SessionOutput};
 
 /// Bytes of a head, at most, and of all trailers together a quarter of that.
 pub const HTTP_HEAD_BYTES_MAX: usize = 32 * 1024;

@@ -4,26 +4,40 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::head;
 use super::{HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, HTTP_LINE_BYTES_MAX, is_token_byte, is_value_byte};
 
 /// Fields that say where a message ends or what becomes of the connection: ours to set, never a user's.
 const RESERVED: [&str; 8] =
     ["host", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "expect", "proxy-connection"];
 
-/// The head of a request without a body.
+/// The head of a request: one to send, which has no body, or one that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// `GET` or `HEAD`.
+    /// `GET` or `HEAD` in one to send; any token, `CONNECT` excepted, in one that came.
     pub method: String,
-    /// Path and query: `Url::target`.
+    /// Path and query: `Url::target`. One that came starts with `/`, is printable ASCII, and its path has no dot segment,
+    /// not even an encoded one; it is as the client wrote it otherwise.
     pub target: String,
-    /// The Host header: `Url::authority`.
+    /// The Host header: `Url::authority`. Empty when an HTTP/1.0 client sent none.
     pub host: String,
-    /// All other fields, in order.
+    /// All other fields, in order; in a head that came, names are in lower case, and a value that is not UTF-8 is read
+    /// as Latin-1.
     pub headers: Vec<(String, String)>,
 }
 
 impl RequestHead {
+    /// The first value of field `name`, in any case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.values(name).next()
+    }
+
+    /// All values of field `name`, in any case and in order.
+    pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        head::values(&self.headers, name)
+    }
+
     /// The bytes to send.
     ///
     /// # Errors
@@ -43,8 +57,8 @@ impl RequestHead {
             return Err(RequestError::TooLarge);
         }
         let mut bytes = Vec::new();
-        push_line(&mut bytes, &[&self.method, " ", &self.target, " HTTP/1.1"])?;
-        push_line(&mut bytes, &["Host: ", &self.host])?;
+        push_line(&mut bytes, &[&self.method, " ", &self.target, " HTTP/1.1"]).ok_or(RequestError::TooLarge)?;
+        push_line(&mut bytes, &["Host: ", &self.host]).ok_or(RequestError::TooLarge)?;
         for (name, value) in &self.headers {
             if !is_token(name) {
                 return Err(RequestError::HeaderName(name.clone()));
@@ -55,23 +69,24 @@ impl RequestHead {
             if !value.bytes().all(is_value_byte) {
                 return Err(RequestError::HeaderValue(name.clone()));
             }
-            push_line(&mut bytes, &[name, ": ", value.trim_matches([' ', '\t'])])?;
+            push_line(&mut bytes, &[name, ": ", value.trim_matches([' ', '\t'])]).ok_or(RequestError::TooLarge)?;
         }
-        push_line(&mut bytes, &[])?;
+        push_line(&mut bytes, &[]).ok_or(RequestError::TooLarge)?;
         Ok(bytes)
     }
 }
 
-fn push_line(bytes: &mut Vec<u8>, parts: &[&str]) -> Result<(), RequestError> {
+/// Appends one line; `None` when it, or the head with it, is too long.
+pub(super) fn push_line(bytes: &mut Vec<u8>, parts: &[&str]) -> Option<()> {
     let length = parts.iter().map(|part| part.len()).sum::<usize>() + 2;
     if length > HTTP_LINE_BYTES_MAX || bytes.len() + length > HTTP_HEAD_BYTES_MAX {
-        return Err(RequestError::TooLarge);
+        return None;
     }
     for part in parts {
         bytes.extend_from_slice(part.as_bytes());
     }
     bytes.extend_from_slice(b"\r\n");
-    Ok(())
+    Some(())
 }
 
 /// Why a request cannot be sent: the fault of the user who gave the URL or the header. Values are not repeated, since

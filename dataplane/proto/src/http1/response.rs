@@ -3,7 +3,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, HTTP_LINE_BYTES_MAX, HttpError, parse_number};
+use super::head::{self, HeadScan, owned};
+use super::{HTTP_FIELDS_MAX, HttpError};
 
 /// The head of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub fn parse_response(buf: &[u8]) -> Result<Option<(ResponseHead, usize)>, HttpE
     if buf[..common] != prefix[..common] {
         return Err(HttpError::NotHttp1);
     }
-    let Some(head_bytes) = head_end(buf)? else { return Ok(None) };
+    let Some(head_bytes) = HeadScan::default().scan(buf)? else { return Ok(None) };
     let mut fields = [httparse::EMPTY_HEADER; HTTP_FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let status = response.parse(&buf[..head_bytes]).map_err(|error| match error {
@@ -54,37 +55,7 @@ pub fn parse_response(buf: &[u8]) -> Result<Option<(ResponseHead, usize)>, HttpE
     let (Some(status @ 100..=599), Some(version_minor)) = (response.code, response.version) else {
         return Err(HttpError::StatusLine);
     };
-    let headers =
-        response.headers.iter().map(|field| (field.name.to_ascii_lowercase(), text_of(field.value))).collect();
-    Ok(Some((ResponseHead { status, version_minor, headers }, head_bytes)))
-}
-
-fn text_of(value: &[u8]) -> String {
-    match core::str::from_utf8(value) {
-        Ok(text) => String::from(text),
-        Err(_) => value.iter().copied().map(char::from).collect(),
-    }
-}
-
-/// Where the empty line ends. httparse would also take lines that end in LF alone.
-fn head_end(buf: &[u8]) -> Result<Option<usize>, HttpError> {
-    let mut line_start = 0;
-    let mut previous = 0;
-    for (index, byte) in buf.iter().copied().enumerate().take(HTTP_HEAD_BYTES_MAX) {
-        if (previous == b'\r') != (byte == b'\n') || byte == 0 {
-            return Err(HttpError::BareControl);
-        }
-        if byte == b'\n' {
-            if index == line_start + 1 {
-                return Ok(Some(index + 1));
-            }
-            line_start = index + 1;
-        } else if index - line_start >= HTTP_LINE_BYTES_MAX {
-            return Err(HttpError::LineTooLong);
-        }
-        previous = byte;
-    }
-    if buf.len() < HTTP_HEAD_BYTES_MAX { Ok(None) } else { Err(HttpError::HeadTooLarge) }
+    Ok(Some((ResponseHead { status, version_minor, headers: owned(response.headers) }, head_bytes)))
 }
 
 impl ResponseHead {
@@ -96,7 +67,7 @@ impl ResponseHead {
 
     /// All values of field `name`, in any case and in order.
     pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.headers.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        head::values(&self.headers, name)
     }
 
     /// The announced length, checked even where it frames nothing (HEAD, 304).
@@ -104,10 +75,7 @@ impl ResponseHead {
     /// # Errors
     /// [`HttpError::ContentLength`].
     pub fn content_length(&self) -> Result<Option<u64>, HttpError> {
-        let mut values = self.values("content-length");
-        let Some(value) = values.next() else { return Ok(None) };
-        let length = parse_number(value).ok_or(HttpError::ContentLength)?;
-        if values.next().is_some() { Err(HttpError::ContentLength) } else { Ok(Some(length)) }
+        head::content_length(&self.headers)
     }
 
     /// Where the body ends (RFC 9112, section 6.3).
@@ -147,11 +115,7 @@ impl ResponseHead {
     /// Whether another request may go over the connection once the body has ended exactly where it should.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
-        let says = |option: &str| {
-            self.values("connection")
-                .flat_map(|value| value.split(','))
-                .any(|item| item.trim().eq_ignore_ascii_case(option))
-        };
+        let says = |option: &str| head::is_connection_option(&self.headers, option);
         let is_kept = !says("close") && (self.version_minor == 1 || says("keep-alive"));
         is_kept && self.framing(false).is_ok_and(|framing| framing != BodyFraming::UntilClose)
     }

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 mod answer;
 mod chunked;
+mod select;
 
 fn parse(text: &str) -> Result<ResponseHead, HttpError> {
     let (head, head_bytes) = parse_response(text.as_bytes())?.expect("a whole head");
