@@ -28,7 +28,7 @@ pub use incoming::Request;
 pub use range::{ContentRange, range_header};
 pub use redirect::{REDIRECTS_MAX, RedirectError, headers_after_redirect, redirect_target};
 pub use refusal::Refusal;
-pub use reply::{Reply, ReplyBody, ReplyError};
+pub use reply::{HTTP_INLINE_BYTES_MAX, Reply, ReplyBody, ReplyError};
 pub use request::{RequestError, RequestHead};
 pub use response::{BodyFraming, ResponseHead, parse_response};
 pub use session::{HttpSession, SessionConfig, SessionInput, SessionOutput};

@@ -1,7 +1,7 @@
 //! Which part of a content answers a request, if any: ranges and preconditions (RFC 9110, sections 13 and 14).
 
 use super::range::{AskedRange, asked_range};
-use super::{ContentRange, RequestHead, parse_date};
+use super::{RequestHead, parse_date};
 use crate::ByteRange;
 
 /// What is known of a content that could be the answer.
@@ -23,7 +23,7 @@ pub enum Selection {
     Whole,
     /// 206 with these bytes, never empty, within the content.
     Part(ByteRange),
-    /// 416; its Content-Range is [`Selection::content_range`].
+    /// 416 with what Content-Range says of the whole.
     Unsatisfiable,
     /// 304: what the client has is current.
     NotModified,
@@ -41,16 +41,6 @@ impl Selection {
             Self::NotModified => 304,
             Self::PreconditionFailed => 412,
             Self::Unsatisfiable => 416,
-        }
-    }
-
-    /// What Content-Range says of a content of `total` bytes, where the status has one.
-    #[must_use]
-    pub const fn content_range(self, total: u64) -> Option<ContentRange> {
-        match self {
-            Self::Part(range) => Some(ContentRange { range: Some(range), total: Some(total) }),
-            Self::Unsatisfiable => Some(ContentRange { range: None, total: Some(total) }),
-            _ => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::request::push_line;
-use super::{ContentRange, HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, is_token_byte, is_value_byte};
+use super::{ContentRange, HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, Selection, is_token_byte, is_value_byte};
 use crate::ByteRange;
 
 /// Fields that the session sets: where the body ends, and what becomes of the connection.
@@ -13,6 +13,10 @@ const RESERVED: [&str; 7] =
     ["connection", "content-length", "keep-alive", "proxy-connection", "trailer", "transfer-encoding", "upgrade"];
 /// Room for what the session adds to a head: the status line, Content-Length, Content-Range, Connection.
 const ADDED_BYTES_MAX: usize = 512;
+
+/// Bytes of an inline body, at most: the largest manifest that the distribution specification lets registries refuse.
+/// What is larger is a content, which holds no memory of the session.
+pub const HTTP_INLINE_BYTES_MAX: usize = 4 << 20;
 
 /// An answer, checked: it cannot be taken for two answers or for another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +29,7 @@ pub struct Reply {
 /// What an answer carries. Give the same for HEAD as for GET: the session knows which it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplyBody {
-    /// These bytes, in memory; may be empty.
+    /// These bytes, in memory; may be empty, at most [`HTTP_INLINE_BYTES_MAX`].
     Inline(Vec<u8>),
     /// Bytes of a content that the shell holds or gets. With status 206 the session adds Content-Range.
     Content {
@@ -51,12 +55,13 @@ pub enum ReplyError {
     Reserved(String),
     /// A line of more than 8 KiB, or nearly 32 KiB or 100 fields in all.
     TooLarge,
-    /// A range beyond the content, an empty one with 206, or content with 204 or 304.
+    /// A range beyond the content, an empty one with 206, content with 204 or 304, or an inline body that is too long.
     Body,
 }
 
 impl Reply {
-    /// An answer with `headers` in order, spaces around their values taken off.
+    /// An answer with `headers` in order, spaces around their values taken off. Date is among them: the session has no
+    /// clock of the day.
     ///
     /// # Errors
     /// See [`ReplyError`]. Headers that come from an upstream may be refused: answer 502 instead.
@@ -77,7 +82,7 @@ impl Reply {
         }
         let is_bodiless = matches!(status, 204 | 304);
         let is_right = match &body {
-            ReplyBody::Inline(bytes) => bytes.is_empty() || !is_bodiless,
+            ReplyBody::Inline(bytes) => bytes.is_empty() || (!is_bodiless && bytes.len() <= HTTP_INLINE_BYTES_MAX),
             ReplyBody::Content { range, total, .. } => {
                 range.end() <= *total && !is_bodiless && (status != 206 || !range.is_empty())
             }
@@ -92,6 +97,33 @@ impl Reply {
             return Err(ReplyError::TooLarge);
         }
         Ok(reply)
+    }
+
+    /// The answer that `selection` means of a content of `total` bytes, of which those up to `available` are here. A 412
+    /// or a 416 carries `error` instead, and `headers` are of whichever of the two it is.
+    ///
+    /// # Errors
+    /// See [`ReplyError`]; a selection from a content of other length is [`ReplyError::Body`].
+    pub fn selected(
+        selection: Selection,
+        total: u64,
+        available: u64,
+        mut headers: Vec<(String, String)>,
+        error: Vec<u8>,
+    ) -> Result<Self, ReplyError> {
+        let content = |range| ReplyBody::Content { range, total, available };
+        let body = match selection {
+            Selection::Whole => content(ByteRange::from_length(0, total).ok_or(ReplyError::Body)?),
+            Selection::Part(range) => content(range),
+            Selection::NotModified => ReplyBody::Inline(Vec::new()),
+            Selection::PreconditionFailed => ReplyBody::Inline(error),
+            Selection::Unsatisfiable => {
+                let all = ContentRange { range: None, total: Some(total) };
+                headers.push((String::from("Content-Range"), all.to_string()));
+                ReplyBody::Inline(error)
+            }
+        };
+        Self::new(selection.status(), headers, body)
     }
 
     /// 200 to 599.

@@ -130,17 +130,25 @@ fn preconditions_are_tried_in_their_order() {
 }
 
 #[test]
-fn selection_says_status_and_content_range() {
-    for (selection, status, value) in [
-        (Selection::Whole, 200, None),
-        (Selection::Part(range(0, 1)), 206, Some("bytes 0-0/1000")),
-        (Selection::NotModified, 304, None),
-        (Selection::PreconditionFailed, 412, None),
-        (Selection::Unsatisfiable, 416, Some("bytes */1000")),
+fn selection_is_answered() {
+    let error = || b"{}".to_vec();
+    let none = || ReplyBody::Inline(Vec::new());
+    let content = |range| ReplyBody::Content { range, total: LENGTH, available: 7 };
+    for (selection, status, body, said) in [
+        (Selection::Whole, 200, content(range(0, LENGTH)), None),
+        (Selection::Part(range(0, 1)), 206, content(range(0, 1)), Some("Content-Range: bytes 0-0/1000\r\n")),
+        (Selection::NotModified, 304, none(), None),
+        (Selection::PreconditionFailed, 412, ReplyBody::Inline(error()), None),
+        (Selection::Unsatisfiable, 416, ReplyBody::Inline(error()), Some("Content-Range: bytes */1000\r\n")),
     ] {
-        assert_eq!(selection.status(), status);
-        assert_eq!(selection.content_range(LENGTH).map(|range| range.to_string()).as_deref(), value);
+        let reply = Reply::selected(selection, LENGTH, 7, Vec::new(), error()).unwrap();
+        assert_eq!((reply.status(), reply.body()), (status, &body));
+        let head = String::from_utf8(reply.encode_head(None)).unwrap();
+        assert_eq!(head.contains("Content-Range"), said.is_some(), "{head}");
+        assert!(said.is_none_or(|said| head.contains(said)), "{head}");
     }
+    let other = Reply::selected(Selection::Part(range(5, LENGTH + 1)), LENGTH, 0, Vec::new(), error());
+    assert_eq!(other, Err(ReplyError::Body));
     let open = ContentRange { range: Some(range(5, 7)), total: None };
     assert_eq!(ContentRange::parse(&open.to_string()), Some(open));
 }

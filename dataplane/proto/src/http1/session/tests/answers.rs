@@ -142,6 +142,7 @@ fn answer_that_would_be_another_is_refused() {
     for (status, body) in [
         (204, text("x")),
         (304, text("x")),
+        (200, ReplyBody::Inline(vec![0; crate::http1::HTTP_INLINE_BYTES_MAX + 1])),
         (304, content(range(0, 1), 1)),
         (206, content(range(5, 5), 5)),
         (200, content(range(0, CONTENT_BYTES + 1), 0)),
