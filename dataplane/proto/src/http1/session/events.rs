@@ -85,7 +85,7 @@ pub enum SessionInput<'a> {
         upto: u64,
     },
     /// The last `Send` is done: all its `bytes`, and so many bytes of its range, from its start. Fewer than asked for,
-    /// and the rest is asked for again.
+    /// and the rest is asked for again with new time: a shell that held the client back (a rate limit) says so this way.
     Sent {
         /// Bytes of the content.
         body_bytes: u64,
