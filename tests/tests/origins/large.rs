@@ -36,7 +36,7 @@ fn content_above_four_gib_is_right_on_two_hosts() {
             let (url, wanted) = (nginx.url(&name), format!("sha256:{digest}"));
             let start = Instant::now();
             let gets: Vec<_> =
-                swarm.agents.iter().map(|agent| (agent, agent.get("large", &url, &["--digest", &wanted]))).collect();
+                swarm.agents.iter().map(|agent| (agent, agent.get(&name, &url, &["--digest", &wanted]))).collect();
             for (agent, (get, output)) in gets {
                 let ended = get.wait(LIMIT);
                 assert_eq!(ended.code(), Some(0), "{length}: {}", ended.stderr);
