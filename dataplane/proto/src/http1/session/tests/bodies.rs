@@ -95,6 +95,17 @@ fn nothing_is_read_of_what_follows_a_refused_request() {
 }
 
 #[test]
+fn broken_body_is_told_once() {
+    let mut session = HttpSession::new(config(), Instant::ZERO);
+    session.handle(Instant::ZERO, SessionInput::Bytes(put("Transfer-Encoding: chunked", "x").as_bytes()));
+    assert!(matches!(session.poll(Instant::ZERO), Some(SessionOutput::Request(_))));
+    session.handle(Instant::ZERO, SessionInput::TakeBody);
+    assert_eq!(session.poll(Instant::ZERO), Some(SessionOutput::BodyRefused(Refusal::Chunk)));
+    session.handle(Instant::ZERO, SessionInput::Bytes(b"x\r\n"));
+    assert_eq!(session.poll(Instant::ZERO), None, "the shell replies when it can");
+}
+
+#[test]
 fn upgrade_is_not_taken_up() {
     let head = "GET /a HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
     let shell = Shell::run(Habit::Takes, format!("{head}{GET}").as_bytes());
