@@ -62,8 +62,11 @@ impl Cluster {
         (row.is_connected, row.is_suspect, row.last_seen, row.gone_at) = (true, false, self.now, None);
         // Back before all that it had was taken from it.
         row.is_leaving = false;
-        for (_, peer) in row.peers.iter() {
+        let peers: Vec<Slot<Peer>> = row.peers.iter().map(|(_, peer)| peer).collect();
+        for peer in peers {
             self.peers[peer].is_stale = true;
+            // Who asked may be gone.
+            self.forget_ask(peer);
         }
         self.vacate_all(host);
         self.hurry_resolves(host);

@@ -97,6 +97,20 @@ fn host_whose_announcement_was_lost_is_asked_for_it_and_gets_leases() {
 }
 
 #[test]
+fn agent_that_starts_anew_gets_no_lease_that_an_earlier_one_asked_for() {
+    let config = ClusterConfig { origin_connections_max: 1, settle: Duration::ZERO, ..ClusterConfig::default() };
+    let mut world = World::new(config, 200 * MIB);
+    let hosts = [0, 1].map(|index| world.join(index));
+    hosts.iter().for_each(|host| world.start(*host, 1));
+    world.ask(hosts[1], 1);
+    assert_eq!(world.last_lease(hosts[1]), None, "it waits for the origin's only connection");
+    world.kill(hosts[1]);
+    assert_eq!(world.join(1), hosts[1]);
+    world.lease_done(hosts[0], None, LeaseOutcome::Complete);
+    assert_eq!(world.last_lease(hosts[1]), None);
+}
+
+#[test]
 fn host_that_comes_with_fresh_credentials_gets_leases_again() {
     let mut world = world_of(200 * MIB);
     let hosts = swarm(&mut world, 2);
