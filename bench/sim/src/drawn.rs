@@ -46,6 +46,8 @@ impl Scenario {
         let border_latency = Duration::from_micros(draw(0, 20_000));
         let zones = Zones { sizes, border_bytes_per_s, latency: border_latency };
         let slow_factor = 1 + draw(0, 4);
+        // Whoever has no neighbor left but one that claims everything and sends nothing starves once for each piece.
+        let alone_with_liars = Duration::from_secs(if liars > 0 { 8 } else { 0 }) * equal.piece_count();
         let mut cluster = equal.cluster.clone();
         if draw(0, 3) == 0 {
             cluster.origin_connections_max = few(draw(1, 9));
@@ -68,7 +70,7 @@ impl Scenario {
             scheduler_away,
             zones,
             origin_bytes_per_s,
-            time_max: around * 50 + Duration::from_secs(120),
+            time_max: around * 50 + Duration::from_secs(120) + alone_with_liars,
             ..equal
         }
         .with_narrow_places(&mut draws, rate, around)
