@@ -208,6 +208,19 @@ impl Disk {
         self.mount_file_system("rw");
     }
 
+    /// Unmounts, repairs and mounts the file system.
+    ///
+    /// # Panics
+    /// When somebody still uses it, or it cannot be repaired.
+    pub fn check(&self) {
+        run("umount", &[&self.path().to_string_lossy()]);
+        let program = find_program("e2fsck").expect("e2fsck is installed beside mkfs.ext4");
+        let output = Command::new(program).args(["-f", "-y", &self.loop_device]).output().expect("it runs");
+        // 0: nothing was wrong; 1: what was wrong is repaired.
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&output.stdout));
+        self.mount_file_system("rw");
+    }
+
     fn mount_file_system(&self, options: &str) {
         run("mount", &["-t", "ext4", "-o", options, &self.loop_device, &self.path().to_string_lossy()]);
     }

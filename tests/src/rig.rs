@@ -83,6 +83,16 @@ impl Rig {
         self.start();
     }
 
+    /// As [`Rig::restart`], on a file system that was checked and repaired.
+    ///
+    /// # Panics
+    /// When the agent does not end well, or the file system cannot be repaired.
+    pub fn restart_checked(&mut self) {
+        self.stop();
+        self.disk.check();
+        self.start();
+    }
+
     /// Ends the agent.
     ///
     /// # Panics

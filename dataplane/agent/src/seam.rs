@@ -217,8 +217,8 @@ pub enum ShardEvent {
 /// Why a download ended without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DownloadError {
-    /// The disk failed or is full.
-    Disk { message: String, is_full: bool },
+    /// The disk failed or is full; `os_error` is what the kernel said of it.
+    Disk { message: String, os_error: Option<i32> },
 }
 
 /// A shard's mailbox.

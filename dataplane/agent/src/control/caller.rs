@@ -1,12 +1,14 @@
 //! Whoever asked for content on this host, and what it is told.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use hawker_proto::Root;
 use hawker_proto::resolve::{CanonicalUrl, Digest};
 use hawker_proto::url::Url;
+use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 
 use super::origin::OriginError;
@@ -167,6 +169,18 @@ impl Failure {
         let hint = "free some space, or give the agent another --data-dir".to_owned();
         Self { code: code::DISK_FULL, message: message.into(), hint }
     }
+
+    /// A data directory that failed; `os_error` is what the kernel said of it.
+    pub(crate) fn disk(message: impl Into<String>, os_error: Option<i32>) -> Self {
+        match os_error.map(Errno::from_raw_os_error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => Self::disk_full(message),
+            Some(Errno::MFILE) => Self::other(message, "raise the agent's limit of open files (ulimit -n)"),
+            Some(Errno::UCLEAN) => {
+                Self::other(message, "the file system of the data directory is damaged: stop the agent and run fsck")
+            }
+            _ => Self::other(message, "check the disk of the data directory"),
+        }
+    }
 }
 
 impl From<&OriginError> for Failure {
@@ -189,15 +203,11 @@ impl From<&OriginError> for Failure {
             OriginError::Connect { .. } => Self::other(message, "check the host name, the network and the certificate"),
             OriginError::Broken { .. } => Self::other(message, "run the command again: it goes on where it stopped"),
             OriginError::Timeout { .. } => Self { code: code::TIMEOUT, message, hint: "try again later".to_owned() },
-            OriginError::Disk(error) if is_full(error) => Self::disk_full(message),
-            OriginError::Disk(_) => Self::other(message, "check the disk of the data directory"),
+            // The limit of the store is no error of the kernel.
+            OriginError::Disk(error) if error.kind() == ErrorKind::StorageFull => Self::disk_full(message),
+            OriginError::Disk(error) => Self::disk(message, error.raw_os_error()),
         }
     }
-}
-
-/// Whether the disk, or a quota on it, has no room.
-pub(crate) fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Tells a caller; one that does not listen any more is dropped by its session.

@@ -414,9 +414,8 @@ impl Shard {
         }
         if let Err(error) = result {
             driver.assemblies.remove(&piece);
-            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
             let message = format!("cannot write to the data directory: {error}");
-            let error = DownloadError::Disk { message, is_full };
+            let error = DownloadError::Disk { message, os_error: error.raw_os_error() };
             self.fail_download(task, error);
             self.tell(task, DownloadInput::PieceLost { piece });
             return;
@@ -545,7 +544,7 @@ impl Shard {
             Some(root) => self.events.push(ShardEvent::Complete { task, root }),
             None => {
                 let message = "a record of this task cannot be read back".to_owned();
-                let error = DownloadError::Disk { message, is_full: false };
+                let error = DownloadError::Disk { message, os_error: None };
                 self.fail_download(task, error);
             }
         }

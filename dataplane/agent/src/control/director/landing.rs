@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hawker_proto::{Geometry, TaskId};
 use hawker_scheduler::{Input, Resolution as Learned, WantId};
 use hawker_storage::{CreateError, WriteMode};
-use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::about::About;
@@ -13,7 +12,7 @@ use super::flight::{Duty, Flight, Stage};
 use super::running::{Running, State};
 use super::{Director, Internal, LATE_WANTS_MAX, Place};
 use crate::config::WriteChoice;
-use crate::control::caller::{CallerId, Failure, is_full};
+use crate::control::caller::{CallerId, Failure};
 use crate::control::link::Side;
 use crate::control::origin::{Ask, Condition, OriginError, Spooled, check_access};
 use crate::seam::ShardCommand;
@@ -258,11 +257,8 @@ pub(super) fn learned(about: &About, arriving_bytes: u64) -> Learned {
 fn create_failure(error: &CreateError) -> Failure {
     match error {
         CreateError::OverLimit { .. } | CreateError::DiskFull { .. } => Failure::disk_full(error.to_string()),
-        CreateError::Disk(io) if is_full(io) => Failure::disk_full(error.to_string()),
-        CreateError::Disk(io) if Errno::from_io_error(io) == Some(Errno::MFILE) => {
-            Failure::other(error.to_string(), "raise the agent's limit of open files (ulimit -n)")
-        }
-        _ => Failure::other(error.to_string(), "check the disk of the data directory"),
+        CreateError::Disk(io) => Failure::disk(error.to_string(), io.raw_os_error()),
+        _ => Failure::disk(error.to_string(), None),
     }
 }
 

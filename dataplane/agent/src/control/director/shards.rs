@@ -153,8 +153,7 @@ impl Director {
 
     async fn on_failed(&mut self, task: TaskId, error: DownloadError) {
         let failure = match error {
-            DownloadError::Disk { message, is_full: true } => Failure::disk_full(message),
-            DownloadError::Disk { message, .. } => Failure::other(message, "check the disk of the data directory"),
+            DownloadError::Disk { message, os_error } => Failure::disk(message, os_error),
         };
         self.fail_task(task, &failure).await;
     }

@@ -222,10 +222,11 @@ impl Director {
             return self.begin(task, side).await;
         }
         if let Err(error) = result {
-            let is_full = matches!(&error, SealError::Disk(io) if crate::control::caller::is_full(io));
             let message = format!("the content could not be kept: {error}");
-            let failure =
-                if is_full { Failure::disk_full(message) } else { Failure::other(message, "run the command again") };
+            let failure = match &error {
+                SealError::Disk(io) | SealError::CatalogFull(io) => Failure::disk(message, io.raw_os_error()),
+                _ => Failure::other(message, "run the command again"),
+            };
             self.fail_task(task, &failure).await;
             if matches!(error, SealError::Disk(_) | SealError::NotFound) {
                 // The store has it no more: the next caller must not join what is left of it.
@@ -296,8 +297,7 @@ impl Director {
         }
         let Some(running) = self.tasks.get(&task) else { return };
         if running.is_active() || running.has_callers() {
-            let failure =
-                Failure::other(format!("the content was lost: {reason}"), "check the disk of the data directory");
+            let failure = Failure::disk(format!("the content was lost: {reason}"), None);
             self.fail_task(task, &failure).await;
         }
         self.forget(task).await;
