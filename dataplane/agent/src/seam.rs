@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawker_proto::hash::{ChainingValue, Root};
-use hawker_proto::http1::{OriginAnswer, ResponseHead};
+use hawker_proto::http1::{OriginAnswer, Refusal, Reply, Request, ResponseHead};
 use hawker_proto::identity::PublicKey;
 use hawker_proto::trust::{SignedAllowance, SignedLease};
 use hawker_proto::{ByteRange, Geometry, HostId, PieceIndex, Stripes, TaskId};
 use hawker_ring::{Block, Waker};
 use hawker_scheduler::Neighbor;
 use hawker_storage::{CreateError, File, SealError, SpoolError, SpoolId, TaskMeta, TaskSummary, Usage, WriteMode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::control::validators::ValidatorSet;
 use crate::rates::Bucket;
@@ -24,6 +24,10 @@ use crate::share::SharedTask;
 pub const COMMAND_QUEUE_MAX: usize = 1024;
 /// Events the control half's queue holds before shards keep them.
 pub const EVENT_QUEUE_MAX: usize = 4096;
+/// Requests of HTTP clients that the control half's queue holds before shards keep them: one a connection.
+pub const HTTP_QUEUE_MAX: usize = 1024;
+/// Bytes of one answer that control brings and that have not left yet.
+pub const HTTP_STREAM_BYTES_MAX: usize = 1 << 20;
 
 /// Where a task's bytes can be had when no peer has them.
 #[derive(Clone)]
@@ -176,12 +180,101 @@ pub enum ShardCommand {
     Connection { socket: Arc<std::os::fd::OwnedFd>, from: SocketAddr },
     /// A task has new pieces to announce.
     Changed { task: TaskId },
+    /// An HTTP client's connection, accepted by shard 0 and handed to the shards in turn.
+    HttpConnection { socket: Arc<std::os::fd::OwnedFd>, from: SocketAddr },
+    /// What becomes of a request of an HTTP client.
+    Http(HttpCommand),
+    /// A reader of a task that this shard downloads lacks this piece, and none before it.
+    SetReader { task: TaskId, piece: PieceIndex },
     /// An upload slot of the host was freed.
     SlotFreed,
     /// Finish what is granted, take nothing new.
     Drain,
     /// Close everything and end the thread.
     Stop,
+}
+
+/// A request on a connection; no two of an agent's life have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HttpId {
+    /// Which shard has the connection.
+    pub shard: usize,
+    /// Which of its connections, counted from its start.
+    pub connection: u64,
+    /// Which of the connection's requests.
+    pub request: u64,
+}
+
+/// A request that an HTTP client made of this host.
+#[derive(Debug)]
+pub struct HttpRequest {
+    /// Its name.
+    pub id: HttpId,
+    /// Who asks.
+    pub from: SocketAddr,
+    /// What is asked for.
+    pub request: Box<Request>,
+    /// Where its body comes, once it was asked for; `None`: it has none.
+    pub body: Option<mpsc::Receiver<BodyPart>>,
+    /// How its answer ended; closed early when the client is gone.
+    pub end: oneshot::Receiver<Sent>,
+}
+
+/// What comes of a request's body. At most two at a time: the next bytes wait for [`HttpAction::BodyTaken`].
+#[derive(Debug)]
+pub enum BodyPart {
+    /// The next bytes.
+    Bytes(Vec<u8>),
+    /// It ended where it should.
+    End,
+    /// It is broken or too long.
+    Refused(Refusal),
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of its body that the kernel took.
+    pub content_bytes: u64,
+    /// All of it went out, head included.
+    pub is_complete: bool,
+}
+
+/// What control says about a request.
+#[derive(Debug)]
+pub struct HttpCommand {
+    /// Which. One that is over already is passed over.
+    pub id: HttpId,
+    /// What.
+    pub action: HttpAction,
+}
+
+/// See [`HttpCommand`].
+#[derive(Debug)]
+pub enum HttpAction {
+    /// The body is wanted.
+    TakeBody,
+    /// The last part of it is dealt with.
+    BodyTaken,
+    /// The answer.
+    Reply { reply: Box<Reply>, content: HttpContent },
+    /// The next bytes of an [`HttpContent::Stream`].
+    Push(Vec<u8>),
+    /// Bytes of the content from offset `upto` on will not come.
+    Lost { upto: u64 },
+    /// There will be no answer: the client is told so, and the connection ends.
+    Fail,
+}
+
+/// Whose bytes an answer's content is.
+#[derive(Debug)]
+pub enum HttpContent {
+    /// It has none but what the reply carries.
+    Inline,
+    /// A task's, whether they are here or still arrive.
+    Task(Arc<SharedTask>),
+    /// Those that control pushes. The permits are bytes that it may push: those that left come back.
+    Stream(Arc<Semaphore>),
 }
 
 /// What a shard reports.
@@ -243,5 +336,18 @@ impl ShardHandle {
         let is_sent = self.commands.try_send(command).is_ok();
         self.waker.wake();
         is_sent
+    }
+
+    /// Sends `command` at once, or as soon as the queue has room; for the control half where it may not wait.
+    pub(crate) fn send_soon(&self, command: ShardCommand) {
+        let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command) else {
+            self.waker.wake();
+            return;
+        };
+        // Without a runtime the whole agent ends, and the connection with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let handle = self.clone();
+            runtime.spawn(async move { handle.send(command).await });
+        }
     }
 }

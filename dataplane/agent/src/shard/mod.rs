@@ -339,6 +339,8 @@ impl Shard {
             ShardCommand::Changed { task } => {
                 self.changed.insert(task);
             }
+            ShardCommand::SetReader { task, piece } => self.tell(task, DownloadInput::Reader { piece }),
+            ShardCommand::HttpConnection { .. } | ShardCommand::Http(_) => {}
             ShardCommand::SlotFreed => self.upload.handle(self.now, UploadInput::SlotFreed),
             ShardCommand::Drain => self.drain(),
             ShardCommand::Stop => self.is_stopping = true,
