@@ -15,6 +15,8 @@
 //! credentials = empty when no header of `is_in_resolve_key` is there, else
 //!              BLAKE3 keyed( field(name) field(value) ... ), names in lower case and sorted,
 //!              key = BLAKE3 derive_key("hawker-credentials-v1", cluster key, empty when there is none)
+//!            or, of content that is named by its digest,
+//!              BLAKE3( field("hawker-resolve-digest-v1") field(digest as text) )
 //! ```
 
 use alloc::borrow::ToOwned;
@@ -39,6 +41,7 @@ const MODIFIED_AGE_S_MIN: u64 = 60;
 
 const TASK_DOMAIN: &[u8] = b"hawker-task-v1";
 const RESOLVE_DOMAIN: &[u8] = b"hawker-resolve-v1";
+const RESOLVE_DIGEST_DOMAIN: &[u8] = b"hawker-resolve-digest-v1";
 const CREDENTIALS_CONTEXT: &str = "hawker-credentials-v1";
 
 /// A hash of content that a user or a registry states beforehand.
@@ -77,6 +80,43 @@ impl FromStr for Digest {
             "sha256" => Ok(Self::Sha256(bytes)),
             "blake3" => Ok(Self::Blake3(bytes)),
             _ => Err(ParseDigestError),
+        }
+    }
+}
+
+/// Computes a digest of the kind that is expected, over content that comes in order.
+#[derive(Clone, Debug)]
+pub enum DigestHasher {
+    /// For [`Digest::Sha256`].
+    Sha256(Sha256),
+    /// For [`Digest::Blake3`].
+    Blake3(alloc::boxed::Box<blake3::Hasher>),
+}
+
+impl DigestHasher {
+    /// A hasher of the kind of `expected`.
+    #[must_use]
+    pub fn like(expected: &Digest) -> Self {
+        match expected {
+            Digest::Sha256(_) => Self::Sha256(Sha256::new()),
+            Digest::Blake3(_) => Self::Blake3(alloc::boxed::Box::new(blake3::Hasher::new())),
+        }
+    }
+
+    /// Takes the next bytes of the content.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Blake3(hasher) => drop(hasher.update(bytes)),
+        }
+    }
+
+    /// The digest of all of it.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
+            Self::Blake3(hasher) => Digest::Blake3(hasher.finalize().into()),
         }
     }
 }
@@ -175,6 +215,16 @@ pub fn resolve_key(
         update_field(&mut hasher, text.as_bytes());
     }
     update_field(&mut hasher, credentials.as_ref().map_or(&[], |hash| hash.as_bytes().as_slice()));
+    ResolveKey(*hasher.finalize().as_bytes())
+}
+
+/// The key of content whose digest is known beforehand: the same from whatever URL and for whoever asks, so that a host
+/// must see to it that its callers may have the content.
+#[must_use]
+pub fn resolve_key_of_digest(digest: &Digest) -> ResolveKey {
+    let mut hasher = blake3::Hasher::new();
+    update_field(&mut hasher, RESOLVE_DIGEST_DOMAIN);
+    update_field(&mut hasher, alloc::format!("{digest}").as_bytes());
     ResolveKey(*hasher.finalize().as_bytes())
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use hawker_proto::Root;
-use hawker_proto::resolve::{CanonicalUrl, Digest};
+use hawker_proto::identity::ClusterKey;
+use hawker_proto::resolve::{CanonicalUrl, Digest, ResolveKey, resolve_key, resolve_key_of_digest};
 use hawker_proto::url::Url;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
@@ -43,6 +44,9 @@ pub(crate) struct GetRequest {
     pub(crate) tag: String,
     pub(crate) application: String,
     pub(crate) digest: Option<Digest>,
+    /// The content goes by this digest, whatever the URL: one task for all who want it. Whoever asks so has seen to it
+    /// that its caller may have the content.
+    pub(crate) name: Option<Digest>,
     pub(crate) limit_bytes_per_s: Option<u64>,
 }
 
@@ -67,12 +71,30 @@ impl GetRequest {
         Self::parse(hawker_api::local::Get { url: url.to_owned(), ..Default::default() })
     }
 
+    /// A blob of a registry, which its digest names: `url` and `headers` are one way to have it.
+    ///
+    /// # Errors
+    /// The URL is none.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the registry mirror will ask for blobs"))]
+    pub(crate) fn of_blob(url: &str, headers: Vec<(String, String)>, digest: Digest) -> Result<Self, Failure> {
+        let request = Self::parse(hawker_api::local::Get { url: url.to_owned(), ..Default::default() })?;
+        Ok(Self { headers, name: Some(digest), is_credentialed: false, ..request })
+    }
+
+    /// What the request is called between hosts.
+    pub(crate) fn resolve_key(&self, cluster: Option<&ClusterKey>) -> ResolveKey {
+        match &self.name {
+            Some(digest) => resolve_key_of_digest(digest),
+            None => resolve_key(cluster, &self.canonical, &self.tag, &self.application, &self.headers),
+        }
+    }
+
     /// Checks what a caller asks for.
     ///
     /// # Errors
     /// A URL or a digest that is none: the caller's fault.
     pub(crate) fn parse(get: hawker_api::local::Get) -> Result<Self, Failure> {
-        let usage = |message: String| Failure { code: code::USAGE, message, hint: String::new() };
+        let usage = |message: String| Failure::new(code::USAGE, message, "");
         let url = Url::parse(&get.url).map_err(|error| usage(format!("this URL cannot be fetched: {error}")))?;
         let (canonical, is_signed) =
             CanonicalUrl::parse(&get.url).map_err(|error| usage(format!("this URL cannot be fetched: {error}")))?;
@@ -95,6 +117,7 @@ impl GetRequest {
             tag: get.tag,
             application: get.application,
             digest,
+            name: None,
             limit_bytes_per_s: (get.limit_bytes_per_s > 0).then_some(get.limit_bytes_per_s),
         })
     }
@@ -135,11 +158,17 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// What to do next.
     pub(crate) hint: String,
+    /// What the origin answered, 0 when it is not the one that failed.
+    pub(crate) status: u16,
 }
 
 impl Failure {
+    pub(crate) fn new(code: u32, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: hint.into(), status: 0 }
+    }
+
     pub(crate) fn other(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code: code::OTHER, message: message.into(), hint: hint.into() }
+        Self::new(code::OTHER, message, hint)
     }
 
     /// An origin that answered `status`, or nonsense when it is 0.
@@ -148,7 +177,7 @@ impl Failure {
             0 => format!("{host} sends answers that make no sense"),
             status => format!("{host} answers {status}{}", meaning(status)),
         };
-        Self { code: code::ORIGIN_REFUSED, message, hint: hint(status).to_owned() }
+        Self { status, ..Self::new(code::ORIGIN_REFUSED, message, hint(status)) }
     }
 
     /// An origin that failed so again and again.
@@ -166,8 +195,7 @@ impl Failure {
     }
 
     pub(crate) fn disk_full(message: impl Into<String>) -> Self {
-        let hint = "free some space, or give the agent another --data-dir".to_owned();
-        Self { code: code::DISK_FULL, message: message.into(), hint }
+        Self::new(code::DISK_FULL, message, "free some space, or give the agent another --data-dir")
     }
 
     /// A data directory that failed; `os_error` is what the kernel said of it.
@@ -188,21 +216,17 @@ impl From<&OriginError> for Failure {
         let message = error.to_string();
         match error {
             OriginError::Refused { status, .. } | OriginError::Busy { status, .. } => {
-                Self { code: code::ORIGIN_REFUSED, message, hint: hint(*status).to_owned() }
+                Self { status: *status, ..Self::new(code::ORIGIN_REFUSED, message, hint(*status)) }
             }
-            OriginError::Changed { .. } => Self { code: code::ORIGIN_REFUSED, message, hint: hint(412).to_owned() },
+            OriginError::Changed { .. } => Self::new(code::ORIGIN_REFUSED, message, hint(412)),
             OriginError::Malformed { .. }
             | OriginError::TooManyRedirects
             | OriginError::InsecureRedirect { .. }
-            | OriginError::PrivateRedirect { .. } => {
-                Self { code: code::ORIGIN_REFUSED, message, hint: hint(0).to_owned() }
-            }
-            OriginError::BadUrl(_) | OriginError::BadHeader(_) => {
-                Self { code: code::USAGE, message, hint: String::new() }
-            }
+            | OriginError::PrivateRedirect { .. } => Self::new(code::ORIGIN_REFUSED, message, hint(0)),
+            OriginError::BadUrl(_) | OriginError::BadHeader(_) => Self::new(code::USAGE, message, ""),
             OriginError::Connect { .. } => Self::other(message, "check the host name, the network and the certificate"),
             OriginError::Broken { .. } => Self::other(message, "run the command again: it goes on where it stopped"),
-            OriginError::Timeout { .. } => Self { code: code::TIMEOUT, message, hint: "try again later".to_owned() },
+            OriginError::Timeout { .. } => Self::new(code::TIMEOUT, message, "try again later"),
             // The limit of the store is no error of the kernel.
             OriginError::Disk(error) if error.kind() == ErrorKind::StorageFull => Self::disk_full(message),
             OriginError::Disk(error) => Self::disk(message, error.raw_os_error()),

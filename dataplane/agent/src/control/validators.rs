@@ -55,6 +55,11 @@ impl ValidatorSet {
         set
     }
 
+    /// Without what names a version.
+    pub(crate) fn unpinned(self) -> Self {
+        Self { etag: None, last_modified: None, ..self }
+    }
+
     /// What pins a request to this version: a strong ETag, else a date.
     pub(crate) fn pin(&self) -> Option<String> {
         let strong = self.etag.clone().filter(|etag| is_strong(etag));

@@ -72,6 +72,22 @@ fn resolve_keys_have_golden_values() {
 }
 
 #[test]
+fn key_of_a_digest_has_a_golden_value_and_hashers_give_the_digest_they_are_asked_for() {
+    let key = resolve_key_of_digest(&Digest::Sha256([0xab; 32]));
+    assert_eq!(key.to_string(), "8c1ef23f6d5bc23fcf3837e097b247185d957576f7ab4a4f43b67472c816b4cb");
+    let abc = [
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "blake3:6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85",
+    ];
+    for text in abc {
+        let mut hasher = DigestHasher::like(&text.parse().unwrap());
+        hasher.update(b"a");
+        hasher.update(b"bc");
+        assert_eq!(hasher.finish().to_string(), text);
+    }
+}
+
+#[test]
 fn resolve_key_depends_on_each_part() {
     let url = |text| CanonicalUrl::parse(text).unwrap().0;
     let key = |text, tag, application, fields: &[(&str, &str)]| {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hawker_proto::resolve::ResolveKey;
+use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::{Geometry, TaskId};
 use hawker_storage::TaskMeta;
 use tokio::time::Instant;
@@ -14,12 +14,17 @@ use crate::control::validators::ValidatorSet;
 /// How long a resolve answers for others, unless the origin says less or more.
 pub(super) const VALID: Duration = Duration::from_secs(10);
 
+/// How long a scheduler may answer for content that its digest names: as long as schedulers remember anything.
+pub(super) const VALID_NAMED: Duration = Duration::from_secs(24 * 3600);
+
 /// What is known of a task and needed as long as it is here.
 #[derive(Clone, Debug)]
 pub(super) struct About {
     pub(super) task: TaskId,
     pub(super) geometry: Geometry,
     pub(super) key: ResolveKey,
+    /// What the content goes by, if not by URL and version.
+    pub(super) name: Option<Digest>,
     pub(super) validators: ValidatorSet,
     /// Until when others may have it without a new resolve.
     pub(super) valid_until: Instant,
@@ -35,14 +40,14 @@ pub(super) struct About {
 
 impl About {
     pub(super) fn meta(&self) -> TaskMeta {
-        let is_reusable = self.is_shared && !self.is_unversioned;
+        let is_reusable = self.is_shared && (self.name.is_some() || !self.is_unversioned);
         TaskMeta {
             url: self.url.clone(),
             resolve_key: self.key.0,
             etag: self.validators.etag.clone(),
             last_modified: self.validators.last_modified.clone(),
             media_type: self.validators.media_type.clone(),
-            digest: None,
+            digest: self.name.as_ref().map(Digest::to_string),
             is_credentialed: self.is_credentialed,
             resolved_unix_ms: if is_reusable { clock::unix_ms() } else { 0 },
         }
@@ -50,12 +55,21 @@ impl About {
 
     pub(super) fn from_meta(task: TaskId, geometry: Geometry, meta: &TaskMeta, is_fresh: bool) -> Self {
         let now = Instant::now();
+        let name = meta.digest.as_deref().and_then(|digest| digest.parse().ok());
         Self {
             task,
             geometry,
             key: ResolveKey(meta.resolve_key),
             validators: validators_of(meta),
-            valid_until: if is_fresh { now + VALID } else { now },
+            // What its digest names never changes.
+            valid_until: if name.is_some() {
+                now + VALID_NAMED
+            } else if is_fresh {
+                now + VALID
+            } else {
+                now
+            },
+            name,
             is_shared: meta.resolved_unix_ms > 0,
             has_ranges: true,
             is_credentialed: meta.is_credentialed,

@@ -80,7 +80,7 @@ pub(super) fn cached_announcement(shared: &Arc<SharedTask>) -> Option<Announceme
         is_shared,
         // Only remembered, for a revalidation: how long ago it was resolved is for a new resolve to say.
         source: Some(Source { key: ResolveKey(meta.resolve_key), validators, valid: Duration::ZERO }),
-        digest: None,
+        digest: meta.digest.as_deref().and_then(|digest| digest.parse().ok()),
     })
 }
 
@@ -104,6 +104,6 @@ fn announcement(running: &Running, side: Side) -> Announcement {
             validators: about.validators.encode(),
             valid: about.valid_until.saturating_duration_since(Instant::now()),
         }),
-        digest: None,
+        digest: about.name,
     }
 }

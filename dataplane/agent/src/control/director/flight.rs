@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use hawker_proto::resolve::{ResolveKey, Version, resolve_key, task_id_of_version};
+use hawker_proto::resolve::{ResolveKey, Version, task_id_of_digest, task_id_of_version};
 use hawker_proto::{ByteRange, Geometry, TaskId};
 use hawker_scheduler::{Input, Neighbor, OriginId, ResolveFailure, WantId, WantKey};
 use hawker_storage::{TaskMeta, TaskState, TaskSummary};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::about::{About, VALID, validators_of};
+use super::about::{About, VALID, VALID_NAMED, validators_of};
 use super::running::Running;
 use super::{Director, Internal, Outbox, Place};
 use crate::clock;
@@ -110,13 +110,7 @@ impl Director {
     pub(super) async fn place(&mut self, id: CallerId) {
         let Some(caller) = self.callers.get_mut(&id) else { return };
         let request = &caller.request;
-        let key = resolve_key(
-            self.parts.cluster_key.as_ref(),
-            &request.canonical,
-            &request.tag,
-            &request.application,
-            &request.headers,
-        );
+        let key = request.resolve_key(self.parts.cluster_key.as_ref());
         if let Some(want) = self.flights_by_key.get(&key).copied()
             && let Some(flight) = self.flights.get_mut(&want)
         {
@@ -176,7 +170,8 @@ impl Director {
         let sealed = found.filter(|(summary, _)| summary.state == TaskState::Sealed);
         if let Some((summary, meta)) = sealed {
             let age_ms = clock::unix_ms().saturating_sub(meta.resolved_unix_ms);
-            if Duration::from_millis(age_ms) < VALID {
+            // A named task was compared with its name before it was sealed.
+            if flight.request.name.is_some() || Duration::from_millis(age_ms) < VALID {
                 let about = About::from_meta(summary.task, summary.geometry, &meta, true);
                 self.open(want, about).await;
                 return;
@@ -216,13 +211,17 @@ impl Director {
         if self.flights.get(&want).is_some_and(|flight| flight.stage == Stage::Queued) {
             return;
         }
-        if !self.is_connected() {
+        if !self.is_connected() || self.is_distrusted(want) {
             return self.resolve(want);
         }
         let patience = self.patience();
         let Some(flight) = self.flights.get_mut(&want) else { return };
         let origin = Some(OriginId(flight.request.url.origin_hash()));
-        let input = Input::Want { host: self.parts.host, want, key: WantKey::Resolve(flight.key), origin };
+        let key = match flight.request.name {
+            Some(digest) => WantKey::Digest(digest, Some(flight.key)),
+            None => WantKey::Resolve(flight.key),
+        };
+        let input = Input::Want { host: self.parts.host, want, key, origin };
         if matches!(flight.stage, Stage::Finding | Stage::Waiting(_)) {
             flight.stage = Stage::Wanting(Instant::now() + patience);
         }
@@ -253,7 +252,7 @@ impl Director {
             return;
         }
         let condition = match flight.stored.as_deref() {
-            Some((_, meta)) if !validators_of(meta).is_empty() => {
+            Some((_, meta)) if flight.request.name.is_none() && !validators_of(meta).is_empty() => {
                 Condition::Newer { etag: meta.etag.clone(), last_modified: meta.last_modified.clone() }
             }
             _ => Condition::Any,
@@ -295,8 +294,11 @@ impl Director {
 
     async fn on_fresh(&mut self, want: WantId, resolved: Resolved) {
         let Some(flight) = self.flights.get_mut(&want) else { return };
-        let version = &resolved.version;
-        let task = task_id_of_version(resolved.length, flight.key, version);
+        let (name, version) = (flight.request.name, &resolved.version);
+        let task = match &name {
+            Some(digest) => task_id_of_digest(resolved.length, digest),
+            None => task_id_of_version(resolved.length, flight.key, version),
+        };
         let geometry = match resolved.length {
             Some(length) => Geometry::of_length(length),
             // Replaced when the length is known.
@@ -307,19 +309,24 @@ impl Director {
             let error = OriginError::Malformed { host, reason: "the content is longer than 256 TiB".to_owned() };
             return self.fail_flight(want, &error);
         };
-        let valid = resolved.max_age.map_or(VALID, |age| age.clamp(VALID, VALID_MAX));
+        let valid = match name {
+            Some(_) => VALID_NAMED,
+            None => resolved.max_age.map_or(VALID, |age| age.clamp(VALID, VALID_MAX)),
+        };
         let about = About {
             task,
             geometry,
             key: flight.key,
+            name,
             valid_until: Instant::now() + valid,
-            is_shared: resolved.is_shared,
+            is_shared: name.is_some() || resolved.is_shared,
             has_ranges: resolved.is_range_ok,
             is_credentialed: flight.request.is_credentialed,
             direct: resolved.direct,
             url: flight.request.canonical.as_str().to_owned(),
             is_unversioned: matches!(version, Version::Nonce(_)),
-            validators: resolved.validators(),
+            // Every registry has validators of its own for it.
+            validators: if name.is_some() { resolved.validators().unpinned() } else { resolved.validators() },
         };
         if resolved.length.is_some() {
             flight.parked = Some(resolved.body);
@@ -366,8 +373,8 @@ impl Director {
         let Some(flight) = self.flights.get(&want) else { return };
         let host = flight.request.url.authority();
         tracing::info!(%host, key = %TaskId(flight.key.0).short(), %error, "resolve failed");
-        // Credentials are part of the key, so a refusal holds for everybody who asks with it.
-        let is_final = matches!(error, OriginError::Refused { .. });
+        // Credentials are part of the key, so a refusal holds for everybody who asks with it; but not of a digest's.
+        let is_final = flight.request.name.is_none() && matches!(error, OriginError::Refused { .. });
         self.drop_flight(want, &Failure::from(error), is_final, error.status());
     }
 

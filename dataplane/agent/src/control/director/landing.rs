@@ -249,7 +249,7 @@ pub(super) fn learned(about: &About, arriving_bytes: u64) -> Learned {
         valid: about.valid_until.saturating_duration_since(Instant::now()),
         is_shared: about.is_shared,
         has_ranges: about.has_ranges,
-        digest: None,
+        digest: about.name,
         arriving_bytes,
     }
 }

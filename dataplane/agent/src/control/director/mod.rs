@@ -9,6 +9,7 @@ mod announce;
 mod early;
 mod flight;
 mod landing;
+mod named;
 mod report;
 mod running;
 mod scheduling;
@@ -93,6 +94,7 @@ enum Internal {
     Opened { want: WantId, about: Box<About>, result: Result<Arc<SharedTask>, CreateError> },
     PeerOpened { task: TaskId, shared: Option<Arc<SharedTask>>, report: bool },
     FetchOver { task: TaskId, serial: u64, end: OriginEnd, error: Option<OriginError> },
+    Verified { task: TaskId, root: Root, result: std::io::Result<hawker_proto::resolve::Digest> },
     Sealed { task: TaskId, root: Root, result: Result<(), SealError> },
     Vouched { task: TaskId, lease: Box<SignedLease>, count: usize },
 }
@@ -158,6 +160,8 @@ pub(crate) struct Director {
     down_at: Option<Instant>,
     progress_at: Instant,
     ticks: u32,
+    /// Names that the cluster gave wrong bytes for, and until when they are fetched alone.
+    distrusted: HashMap<ResolveKey, Instant>,
     /// Bytes that callers found here.
     cache_bytes: u64,
     draining: Option<oneshot::Sender<()>>,
@@ -226,6 +230,7 @@ impl Director {
             down_at: None,
             progress_at: Instant::now(),
             ticks: 0,
+            distrusted: HashMap::new(),
             cache_bytes: 0,
             draining: None,
             parts,
@@ -262,6 +267,7 @@ impl Director {
             Internal::Opened { want, about, result } => self.on_opened(want, *about, result).await,
             Internal::PeerOpened { task, shared, report } => self.on_peer_opened(task, shared, report).await,
             Internal::FetchOver { task, serial, end, error } => self.on_fetch_over(task, serial, end, error).await,
+            Internal::Verified { task, root, result } => self.on_verified(task, root, result).await,
             Internal::Sealed { task, root, result } => self.on_sealed(task, root, result).await,
             Internal::Vouched { task, lease, count } => self.on_vouched(task, *lease, count).await,
         }

@@ -112,7 +112,7 @@ async fn find(keeper: &Keeper, text: &str, open: Vec<local::Task>) -> Result<(Ta
     let is_name = (PREFIX_MIN..=ID_DIGITS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !is_name {
         let message = format!("`{text}` names no task: give its id, or at least the first {PREFIX_MIN} digits");
-        return Err(Failure { code: code::USAGE, message, hint: "hawker ls lists all tasks".to_owned() });
+        return Err(Failure::new(code::USAGE, message, "hawker ls lists all tasks"));
     }
     let prefix = text.to_ascii_lowercase();
     let (stored, _) = keeper.list().await;

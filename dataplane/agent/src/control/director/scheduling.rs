@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use hawker_proto::resolve::Digest;
 use hawker_proto::trust::{SignedAllowance, SignedLease};
 use hawker_proto::{Geometry, HostId, PieceIndex, PublicKey, Stripes, TaskId};
 use hawker_scheduler::{Input, Neighbor, ResolveFailure, ToHost, WantId};
 use tokio::time::Instant;
 
-use super::about::{About, VALID};
+use super::about::{About, VALID, VALID_NAMED};
 use super::early::Early;
 use super::flight::{Duty, Stage};
 use super::landing::learned;
+use super::named::is_named;
 use super::running::{Held, State};
 use super::{Director, Internal, Outbox, bare_serial};
 use crate::control::caller::Failure;
@@ -127,6 +129,11 @@ impl Director {
             // The resolver hears who else wants what it resolved.
             return self.on_neighbors(named.task, neighbors, Vec::new()).await;
         };
+        let is_other = |name: &Digest| !is_named(named.task, named.geometry.length(), name);
+        if flight.request.name.as_ref().is_some_and(is_other) {
+            tracing::warn!(task = %named.task.short(), "the scheduler names a task that is not the content asked for");
+            return self.resolve(want);
+        }
         flight.ready = Some((named.task, neighbors));
         if !matches!(flight.stage, Stage::Finding | Stage::Wanting(_) | Stage::Waiting(_)) {
             return;
@@ -135,8 +142,9 @@ impl Director {
             task: named.task,
             geometry: named.geometry,
             key: flight.key,
+            name: flight.request.name,
             validators: ValidatorSet::decode(&named.validators),
-            valid_until: Instant::now() + VALID,
+            valid_until: Instant::now() + if flight.request.name.is_some() { VALID_NAMED } else { VALID },
             is_shared: named.is_shared,
             has_ranges: named.has_ranges,
             is_credentialed: flight.request.is_credentialed,
@@ -185,6 +193,8 @@ impl Director {
             return;
         }
         match retry {
+            // Of a digest it is another host's failure, by its own way and with its own credentials.
+            _ if flight.request.name.is_some() => self.resolve(want),
             Some(retry) => flight.stage = Stage::Waiting(Instant::now() + retry),
             None if failure.status > 0 => {
                 let failure = Failure::origin_status(&flight.request.url.authority(), failure.status);

@@ -185,6 +185,7 @@ impl Director {
         let meta = shared.file().meta();
         let Ok(request) = GetRequest::of_stored(&meta.url) else { return };
         let about = About::from_meta(task, shared.geometry(), &meta, false);
+        let request = GetRequest { name: about.name, ..request };
         let key = about.key;
         let side = if self.is_connected() { Side::Cluster } else { Side::Own };
         let running = Running::new(shared, about, side, &request, None);

@@ -11,9 +11,10 @@ use hawker_storage::SealError;
 use tokio::time::Instant;
 
 use super::landing::learned;
+use super::named::mismatch;
 use super::running::{Running, State};
 use super::{Director, Internal, limit_of};
-use crate::control::caller::{CallerEvent, CallerId, Failure, Opened, code, tell};
+use crate::control::caller::{CallerEvent, CallerId, Failure, Opened, tell};
 use crate::control::link::Side;
 use crate::seam::ShardCommand;
 
@@ -45,8 +46,7 @@ impl Director {
                 }
             }
             State::Idle if running.about.geometry.piece_count() == 0 => {
-                running.state = State::Sealing;
-                self.seal(task, root_of_bytes(&[]));
+                self.on_complete(task, root_of_bytes(&[]));
             }
             State::Idle if active >= self.parts.limits.downloads => {
                 running.side = side;
@@ -145,11 +145,9 @@ impl Director {
     fn finish_caller(&mut self, id: CallerId, task: TaskId, root: Root) {
         let Some(caller) = self.callers.get(&id).filter(|caller| caller.is_proven) else { return };
         let event = match caller.request.digest {
-            Some(digest @ Digest::Blake3(expected)) if expected != root.0 => CallerEvent::Failed(Failure {
-                code: code::DIGEST_MISMATCH,
-                message: format!("the content is blake3:{root}, not {digest}"),
-                hint: "the origin serves something else than you expect: check the URL and the digest".to_owned(),
-            }),
+            Some(digest @ Digest::Blake3(expected)) if expected != root.0 => {
+                CallerEvent::Failed(mismatch(&Digest::Blake3(root.0), &digest))
+            }
             _ => CallerEvent::Done { root },
         };
         tell(&caller.events, event);
@@ -187,7 +185,10 @@ impl Director {
         running.advance();
         running.jobs.clear();
         running.parked = None;
-        self.seal(task, root);
+        match running.about.name {
+            Some(name) => self.verify(task, root, name),
+            None => self.seal(task, root),
+        }
     }
 
     /// A piece rotted on disk, and is not served any more. A task that was whole is fetched again as far as it lacks
@@ -208,7 +209,7 @@ impl Director {
         }
     }
 
-    fn seal(&self, task: TaskId, root: Root) {
+    pub(super) fn seal(&self, task: TaskId, root: Root) {
         let keeper = self.keeper.clone();
         self.spawn(async move { Internal::Sealed { task, root, result: keeper.seal(task, root).await } });
     }

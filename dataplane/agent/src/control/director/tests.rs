@@ -1,5 +1,7 @@
 //! The director between a real store, a real origin, a scheduler that the test plays, and shards that only listen.
 
+mod named;
+
 use std::collections::VecDeque;
 
 use hawker_proto::trust::Lease;
@@ -132,11 +134,14 @@ impl World {
             |(name, value): &(&str, &str)| hawker_api::local::Header { name: (*name).into(), value: (*value).into() };
         let headers = headers.iter().map(header).collect();
         let get = hawker_api::local::Get { url: url.to_owned(), headers, ..Default::default() };
+        self.ask(GetRequest::parse(get).unwrap()).await
+    }
+
+    async fn ask(&mut self, request: GetRequest) -> mpsc::Receiver<CallerEvent> {
         let (events, receiver) = mpsc::channel(32);
         let caller = CallerId(self.next_caller);
         self.next_caller += 1;
-        let request = Box::new(GetRequest::parse(get).unwrap());
-        self.asks.send(Ask::Get { caller, request, events }).await.unwrap();
+        self.asks.send(Ask::Get { caller, request: Box::new(request), events }).await.unwrap();
         receiver
     }
 
@@ -251,7 +256,30 @@ impl StoreKeeper {
                 let _ = reply.send(shared);
             }
             KeeperRequest::List { reply } => drop(reply.send((self.store.list().collect(), self.store.usage()))),
-            KeeperRequest::FindResolved { reply, .. } => drop(reply.send(None)),
+            KeeperRequest::FindResolved { key, reply } => {
+                let task = self.store.find_by_resolve(&key);
+                let found = self.store.list().find(|summary| Some(summary.task) == task);
+                let input = |task| hawker_storage::Input::ReadMeta { request: number, task };
+                let outputs = found.as_ref().map(|summary| self.run(input(summary.task))).unwrap_or_default();
+                let meta = outputs.into_iter().find_map(|output| match output {
+                    Output::Meta { result, .. } => result.ok(),
+                    _ => None,
+                });
+                let _ = reply.send(found.zip(meta));
+            }
+            KeeperRequest::Seal { task, root, reply } => {
+                let sealed = self.run(hawker_storage::Input::Seal { task, root }).into_iter();
+                let result = sealed.into_iter().find_map(|output| match output {
+                    Output::Sealed { result, .. } => Some(result),
+                    _ => None,
+                });
+                let _ = reply.send(result.unwrap());
+            }
+            KeeperRequest::Remove { task, reply } => {
+                let removed = self.run(hawker_storage::Input::Remove { task });
+                let is_removed = |output: &Output| matches!(output, Output::Removed { .. });
+                let _ = reply.send(removed.iter().any(is_removed));
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -338,6 +338,6 @@ fn rotten() -> Failure {
 
 fn timed_out(timeout: Duration) -> Failure {
     let message = format!("not done within {} s", timeout.as_secs_f64());
-    let hint = "run the command again: it goes on where it stopped; or give it more time with --timeout".to_owned();
-    Failure { code: code::TIMEOUT, message, hint }
+    let hint = "run the command again: it goes on where it stopped; or give it more time with --timeout";
+    Failure::new(code::TIMEOUT, message, hint)
 }

@@ -99,7 +99,7 @@ impl LocalApi {
             None => {
                 let message = "this agent does not know the request";
                 let hint = "agent and command are of different versions: restart the agent";
-                fail(&mut stream, &Failure { code: code::USAGE, message: message.into(), hint: hint.into() }).await
+                fail(&mut stream, &Failure::new(code::USAGE, message, hint)).await
             }
         };
         if let Err(error) = result {
@@ -161,7 +161,7 @@ fn event(event: event::Event) -> Event {
 }
 
 async fn fail(stream: &mut UnixStream, failure: &Failure) -> io::Result<()> {
-    let Failure { code, message, hint } = failure.clone();
+    let Failure { code, message, hint, .. } = failure.clone();
     send(stream, &event(event::Event::Error(local::Error { code, message, hint })), None).await
 }
 

@@ -1,0 +1,116 @@
+//! Content that goes by its digest: what is whole is compared with its name before it counts.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hawker_proto::TaskId;
+use hawker_proto::hash::Root;
+use hawker_proto::resolve::{Digest, DigestHasher, ResolveKey, task_id_of_digest};
+use hawker_scheduler::WantId;
+use hawker_storage::blocking;
+use tokio::time::Instant;
+
+use super::{Director, Internal};
+use crate::control::caller::{Failure, code};
+
+/// Bytes that are read and hashed at a time.
+const STEP_BYTES: usize = 1 << 20;
+/// After the cluster gave other bytes than the name says, a host fetches from the origin alone for so long.
+const DISTRUST: Duration = Duration::from_secs(600);
+/// Names that are distrusted at a time; further ones take the place of the oldest.
+const DISTRUSTED_MAX: usize = 1024;
+/// A reader lets go of what turned out to be wrong within this.
+const REMOVE_TRIES: u32 = 100;
+const REMOVE_PAUSE: Duration = Duration::from_millis(100);
+
+impl Director {
+    /// Hashes the content of a named task, all of which is here.
+    pub(super) fn verify(&self, task: TaskId, root: Root, expected: Digest) {
+        let Some(running) = self.tasks.get(&task) else { return };
+        if let Digest::Blake3(bytes) = expected {
+            let is_right = root.0 == bytes;
+            let result = Ok(if is_right { expected } else { Digest::Blake3(root.0) });
+            drop(self.spawn(async move { Internal::Verified { task, root, result } }));
+            return;
+        }
+        let (content, length) = (Arc::clone(running.shared().file().content()), running.about.geometry.length());
+        self.spawn(async move {
+            let hashed = tokio::task::spawn_blocking(move || digest_of(&content, length, &expected)).await;
+            let result = hashed.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
+            Internal::Verified { task, root, result }
+        });
+    }
+
+    pub(super) async fn on_verified(&mut self, task: TaskId, root: Root, result: io::Result<Digest>) {
+        let Some(running) = self.tasks.get(&task) else { return };
+        let (key, name) = (running.about.key, running.about.name);
+        match result {
+            Ok(found) if name.is_none_or(|name| name == found) => self.seal(task, root),
+            Ok(found) => {
+                let name = name.expect("tasks without a name are right");
+                tracing::warn!(task = %task.short(), %name, %found, "the content is not what its digest names");
+                self.distrust(key);
+                self.fail_task(task, &mismatch(&found, &name)).await;
+                self.on_dropped(task, "it is not what its digest names").await;
+                self.remove_soon(task);
+            }
+            Err(error) => {
+                let failure = Failure::disk(format!("the content cannot be read back: {error}"), error.raw_os_error());
+                self.fail_task(task, &failure).await;
+            }
+        }
+    }
+
+    fn remove_soon(&self, task: TaskId) {
+        let keeper = self.keeper.clone();
+        tokio::spawn(async move {
+            for _ in 0..REMOVE_TRIES {
+                if keeper.remove(task).await {
+                    return;
+                }
+                tokio::time::sleep(REMOVE_PAUSE).await;
+            }
+            tracing::warn!(task = %task.short(), "content that is not what its digest names is still in use");
+        });
+    }
+
+    fn distrust(&mut self, key: ResolveKey) {
+        let now = Instant::now();
+        self.distrusted.retain(|_, until| *until > now);
+        if self.distrusted.len() >= DISTRUSTED_MAX
+            && let Some(oldest) = self.distrusted.iter().min_by_key(|(_, until)| **until).map(|(key, _)| *key)
+        {
+            self.distrusted.remove(&oldest);
+        }
+        self.distrusted.insert(key, now + DISTRUST);
+    }
+
+    /// Whether other hosts gave wrong bytes for what `want` names.
+    pub(super) fn is_distrusted(&self, want: WantId) -> bool {
+        let until = self.flights.get(&want).and_then(|flight| self.distrusted.get(&flight.key));
+        until.is_some_and(|until| *until > Instant::now())
+    }
+}
+
+/// Whether a task that somebody says is `name` can be that: its own name follows from it.
+pub(super) fn is_named(task: TaskId, length: u64, name: &Digest) -> bool {
+    task == task_id_of_digest(Some(length), name) || task == task_id_of_digest(None, name)
+}
+
+pub(super) fn mismatch(found: &Digest, expected: &Digest) -> Failure {
+    let hint = "the origin serves something else than you expect: check the URL and the digest";
+    Failure::new(code::DIGEST_MISMATCH, format!("the content is {found}, not {expected}"), hint)
+}
+
+fn digest_of(content: &OwnedFd, length: u64, kind: &Digest) -> io::Result<Digest> {
+    let mut hasher = DigestHasher::like(kind);
+    let mut offset = 0;
+    while offset < length {
+        let len = usize::try_from(length - offset).unwrap_or(STEP_BYTES).min(STEP_BYTES);
+        hasher.update(&blocking::read_at(content, len, offset)?);
+        offset += len as u64;
+    }
+    Ok(hasher.finish())
+}
