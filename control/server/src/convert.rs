@@ -133,7 +133,7 @@ fn digest_of(text: &str) -> Result<Option<Digest>, FieldError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let expected = "sha256:hex or blake3:hex";
+    let expected = "sha256:hex, sha512:hex or blake3:hex";
     text.parse().map(Some).map_err(|_| FieldError { field: "digest", expected })
 }
 

@@ -20,15 +20,18 @@ pub(crate) fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
-/// Parses 64 lower-case hexadecimal digits; upper case is refused, so that an id has one spelling.
-pub(crate) fn parse_hex(text: &str) -> Result<[u8; 32], ParseIdError> {
-    let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| ParseIdError)?;
+/// Parses two lower-case hexadecimal digits a byte; upper case is refused, so that an id has one spelling.
+pub(crate) fn parse_hex<const BYTES: usize>(text: &str) -> Result<[u8; BYTES], ParseIdError> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * BYTES {
+        return Err(ParseIdError);
+    }
     let nibble = |digit: u8| match digit {
         b'0'..=b'9' => Ok(digit - b'0'),
         b'a'..=b'f' => Ok(digit - b'a' + 10),
         _ => Err(ParseIdError),
     };
-    let mut bytes = [0; 32];
+    let mut bytes = [0; BYTES];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }

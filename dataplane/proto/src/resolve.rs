@@ -5,7 +5,7 @@
 //! ```text
 //! field(x)   = length of x in bytes, u64 LE | x
 //! TaskId     = SHA-256( "hawker-task-v1" | variant u8 | length u64 LE, 2^64 - 1 = unknown | fields )
-//!                variant 1: field(digest as text, "sha256:..." or "blake3:...")
+//!                variant 1: field(digest as text, "sha256:...", "sha512:..." or "blake3:...")
 //!                variant 2: field(ResolveKey), field(version)
 //! version    = 1 | strong ETag with its quotes
 //!            | 2 | length u64 LE | Last-Modified as sent
@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::http1::parse_date;
 use crate::identity::update_field;
@@ -49,6 +49,8 @@ const CREDENTIALS_CONTEXT: &str = "hawker-credentials-v1";
 pub enum Digest {
     /// SHA-256, of OCI registries and `sha256sum`.
     Sha256([u8; 32]),
+    /// SHA-512, which OCI registries may use, too.
+    Sha512([u8; 64]),
     /// BLAKE3, which a sealed task's root already is.
     Blake3([u8; 32]),
 }
@@ -56,8 +58,9 @@ pub enum Digest {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, bytes) = match self {
-            Self::Sha256(bytes) => ("sha256:", bytes),
-            Self::Blake3(bytes) => ("blake3:", bytes),
+            Self::Sha256(bytes) => ("sha256:", bytes.as_slice()),
+            Self::Sha512(bytes) => ("sha512:", bytes.as_slice()),
+            Self::Blake3(bytes) => ("blake3:", bytes.as_slice()),
         };
         f.write_str(name)?;
         write_hex(f, bytes)
@@ -75,12 +78,13 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, ParseDigestError> {
         let (name, hex) = text.split_once(':').ok_or(ParseDigestError)?;
-        let bytes = parse_hex(hex).map_err(|_| ParseDigestError)?;
-        match name {
-            "sha256" => Ok(Self::Sha256(bytes)),
-            "blake3" => Ok(Self::Blake3(bytes)),
-            _ => Err(ParseDigestError),
-        }
+        let digest = match name {
+            "sha256" => parse_hex(hex).map(Self::Sha256),
+            "sha512" => parse_hex(hex).map(Self::Sha512),
+            "blake3" => parse_hex(hex).map(Self::Blake3),
+            _ => return Err(ParseDigestError),
+        };
+        digest.map_err(|_| ParseDigestError)
     }
 }
 
@@ -89,6 +93,8 @@ impl FromStr for Digest {
 pub enum DigestHasher {
     /// For [`Digest::Sha256`].
     Sha256(Sha256),
+    /// For [`Digest::Sha512`].
+    Sha512(alloc::boxed::Box<Sha512>),
     /// For [`Digest::Blake3`].
     Blake3(alloc::boxed::Box<blake3::Hasher>),
 }
@@ -99,6 +105,7 @@ impl DigestHasher {
     pub fn like(expected: &Digest) -> Self {
         match expected {
             Digest::Sha256(_) => Self::Sha256(Sha256::new()),
+            Digest::Sha512(_) => Self::Sha512(alloc::boxed::Box::new(Sha512::new())),
             Digest::Blake3(_) => Self::Blake3(alloc::boxed::Box::new(blake3::Hasher::new())),
         }
     }
@@ -107,6 +114,7 @@ impl DigestHasher {
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
             Self::Blake3(hasher) => drop(hasher.update(bytes)),
         }
     }
@@ -116,6 +124,7 @@ impl DigestHasher {
     pub fn finish(self) -> Digest {
         match self {
             Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
+            Self::Sha512(hasher) => Digest::Sha512(hasher.finalize().into()),
             Self::Blake3(hasher) => Digest::Blake3(hasher.finalize().into()),
         }
     }
@@ -127,7 +136,7 @@ pub struct ParseDigestError;
 
 impl fmt::Display for ParseDigestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected sha256: or blake3: and 64 lower-case hexadecimal digits")
+        f.write_str("expected sha256: or blake3: and 64, or sha512: and 128 lower-case hexadecimal digits")
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct GetArguments {
     /// Socket of the agent (default: /run/hawker/agent.sock as root, else $XDG_RUNTIME_DIR/hawker/agent.sock)
     #[arg(long, env = "HAWKER_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// What the content must be: sha256:HEX or blake3:HEX, checked here before FILE appears
+    /// What the content must be: sha256:HEX, sha512:HEX or blake3:HEX, checked here before FILE appears
     #[arg(long, value_name = "DIGEST", value_parser = parse_digest)]
     pub(crate) digest: Option<Digest>,
     /// A header for the origin, 'Name: value'; may be repeated
@@ -71,5 +71,5 @@ pub(crate) struct GetArguments {
 }
 
 fn parse_digest(text: &str) -> Result<Digest, String> {
-    text.parse().map_err(|_| format!("`{text}` is not sha256: or blake3: and 64 hex digits"))
+    text.parse().map_err(|_| format!("`{text}` is not sha256: or blake3: and 64, or sha512: and 128 hex digits"))
 }

@@ -357,6 +357,7 @@ struct Hash {
 
 enum HashState {
     Sha256(sha2::Sha256),
+    Sha512(Box<sha2::Sha512>),
     Blake3(Box<blake3::Hasher>),
 }
 
@@ -364,6 +365,7 @@ impl Hash {
     fn new(digest: Digest) -> Self {
         let state = match digest {
             Digest::Sha256(_) => HashState::Sha256(sha2::Sha256::new()),
+            Digest::Sha512(_) => HashState::Sha512(Box::new(sha2::Sha512::new())),
             Digest::Blake3(_) => HashState::Blake3(Box::default()),
         };
         Self { position: 0, state, chunk: Vec::new() }
@@ -381,6 +383,7 @@ impl Hash {
             }
             match &mut self.state {
                 HashState::Sha256(state) => state.update(&self.chunk),
+                HashState::Sha512(state) => state.update(&self.chunk),
                 HashState::Blake3(state) => {
                     state.update(&self.chunk);
                 }
@@ -393,6 +396,7 @@ impl Hash {
     fn check(self, wanted: Digest, url: &str) -> Result<String, Failure> {
         let found = match self.state {
             HashState::Sha256(state) => Digest::Sha256(state.finalize().into()),
+            HashState::Sha512(state) => Digest::Sha512(state.finalize().into()),
             HashState::Blake3(state) => Digest::Blake3(state.finalize().into()),
         };
         if found == wanted {

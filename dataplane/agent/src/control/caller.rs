@@ -104,7 +104,9 @@ impl GetRequest {
             "" => None,
             text => {
                 let parsed = text.parse().map_err(|_| {
-                    usage(format!("digest `{text}` is none: write sha256: or blake3: and 64 hexadecimal digits"))
+                    usage(format!(
+                        "digest `{text}` is none: write sha256: or blake3: and 64, or sha512: and 128 hexadecimal digits"
+                    ))
                 })?;
                 Some(parsed)
             }

@@ -77,6 +77,8 @@ fn key_of_a_digest_has_a_golden_value_and_hashers_give_the_digest_they_are_asked
     assert_eq!(key.to_string(), "8c1ef23f6d5bc23fcf3837e097b247185d957576f7ab4a4f43b67472c816b4cb");
     let abc = [
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd\
+         454d4423643ce80e2a9ac94fa54ca49f",
         "blake3:6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85",
     ];
     for text in abc {
@@ -117,9 +119,12 @@ fn digest_has_one_spelling() {
     assert_eq!(digest.to_string().parse(), Ok(digest));
     let digest = Digest::Blake3([1; 32]);
     assert_eq!(digest.to_string().parse(), Ok(digest));
+    let digest = Digest::Sha512([7; 64]);
+    assert_eq!(digest.to_string().parse(), Ok(digest));
     let hex = "ab".repeat(32);
     for text in [
         hex.clone(),
+        format!("sha512:{hex}"),
         format!("md5:{hex}"),
         format!("SHA256:{hex}"),
         format!("sha256:{}", hex.to_uppercase()),
