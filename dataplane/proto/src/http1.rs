@@ -104,7 +104,7 @@ impl fmt::Display for HttpError {
 impl core::error::Error for HttpError {}
 
 /// A byte that may stand in a header name or a method: RFC 9110, section 5.6.2.
-const fn is_token_byte(byte: u8) -> bool {
+pub(crate) const fn is_token_byte(byte: u8) -> bool {
     matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
 }
 

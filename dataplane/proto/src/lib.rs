@@ -12,6 +12,7 @@ pub mod hash;
 pub mod http1;
 pub mod identity;
 pub mod ids;
+pub mod oci;
 pub mod piece_map;
 pub mod range;
 pub mod resolve;
