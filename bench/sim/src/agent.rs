@@ -245,6 +245,8 @@ impl World<'_> {
                 self.scheduler.index_of(bad).into_iter().for_each(|bad| self.banned(host, bad));
             }
             ToHost::Report { task } => self.announce_to_scheduler(peer(task)),
+            // Simulated hosts pull by digest.
+            ToHost::Tag { .. } => {}
         }
     }
 

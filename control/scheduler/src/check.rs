@@ -18,6 +18,7 @@ impl Cluster {
         self.assert_tasks();
         self.assert_budgets();
         self.assert_resolves();
+        self.tags.assert_invariants(self.config.limits.tags_max);
     }
 
     fn assert_hosts(&self) {

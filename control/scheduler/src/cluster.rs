@@ -18,6 +18,7 @@ use crate::origin::Origin;
 use crate::random::Random;
 use crate::status::Counters;
 use crate::table::{Slot, Table};
+use crate::tags::Tags;
 use crate::task::{Peer, Task, Wish};
 use crate::wants::Resolve;
 
@@ -56,6 +57,7 @@ pub struct Cluster {
     pub(crate) resolves: BTreeMap<ResolveKey, Resolve>,
     pub(crate) lease_tasks: BTreeMap<u64, Slot<Task>>,
     pub(crate) bans: Bans,
+    pub(crate) tags: Tags,
 
     pub(crate) timers: BTreeMap<(Instant, u64), Timer>,
     pub(crate) backlog: VecDeque<Work>,
@@ -134,6 +136,7 @@ impl Cluster {
             resolves: BTreeMap::new(),
             lease_tasks: BTreeMap::new(),
             bans: Bans::default(),
+            tags: Tags::default(),
             timers: BTreeMap::new(),
             backlog: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -144,7 +147,8 @@ impl Cluster {
         }
     }
 
-    /// Takes one event. `unix_ms` is the wall clock, used for what is signed and nothing else.
+    /// Takes one event. `unix_ms` is the wall clock, used for what is signed and for the
+    /// age of tags.
     pub fn handle(&mut self, now: Instant, unix_ms: u64, input: Input) {
         self.now = self.now.max(now);
         self.unix_ms = unix_ms;
@@ -194,6 +198,8 @@ impl Cluster {
             Input::Finished { task, .. } => self.finished(host, task),
             Input::Left { task, .. } => self.left(host, task),
             Input::BadHost { host: bad, task, .. } => self.bad_host(host, bad, task),
+            Input::TagSeen { tag, fact, .. } => self.tag_seen(tag, fact),
+            Input::AskTag { tag, .. } => self.ask_tag(host, tag),
             Input::Heartbeat { .. }
             | Input::Join(_)
             | Input::Leave { .. }
@@ -300,6 +306,8 @@ const fn speaker(input: &Input) -> Option<HostId> {
         | Input::LeaseDone { host, .. }
         | Input::Finished { host, .. }
         | Input::Left { host, .. }
+        | Input::TagSeen { host, .. }
+        | Input::AskTag { host, .. }
         | Input::BadHost { reporter: host, .. } => Some(*host),
         Input::Join(_) | Input::Leave { .. } | Input::Disconnected { .. } | Input::Tick => None,
     }

@@ -91,6 +91,8 @@ pub struct Limits {
     pub bans_max: usize,
     /// Zones told apart; hosts of further ones count as of none.
     pub zones_max: usize,
+    /// Names in registries remembered: 400 bytes each.
+    pub tags_max: usize,
 }
 
 impl Default for Limits {
@@ -108,6 +110,7 @@ impl Default for Limits {
             pieces_max: 1 << 22,
             bans_max: 1_024,
             zones_max: 1_024,
+            tags_max: 65_536,
         }
     }
 }

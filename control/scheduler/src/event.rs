@@ -48,6 +48,25 @@ pub enum WantKey {
     Digest(Digest, Option<ResolveKey>),
 }
 
+/// BLAKE3 of `registry/repository:tag`, or of `registry/repository@digest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TagKey(pub [u8; 32]);
+
+/// What a name in a registry stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagFact {
+    /// Of the manifest: `sha256:hex` or `sha512:hex`. Only agents look into it.
+    pub digest: String,
+    /// Of the manifest.
+    pub media_type: String,
+    /// Bytes of the manifest.
+    pub length: u64,
+    /// Whether the registry gives it to anybody.
+    pub is_public: bool,
+    /// How long ago the registry said so.
+    pub age: Duration,
+}
+
 /// Why a resolve gave no task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolveFailure {
@@ -262,6 +281,22 @@ pub enum Input {
         /// In which task.
         task: TaskId,
     },
+    /// A registry said what a name in it stands for.
+    TagSeen {
+        /// Who asked the registry.
+        host: HostId,
+        /// Of which name.
+        tag: TagKey,
+        /// What it said.
+        fact: TagFact,
+    },
+    /// It cannot ask the registry what a name stands for.
+    AskTag {
+        /// Who asks.
+        host: HostId,
+        /// Of which name.
+        tag: TagKey,
+    },
     /// Nothing happened but time: call when [`Cluster::deadline`](crate::Cluster::deadline) has passed.
     Tick,
 }
@@ -376,6 +411,13 @@ pub enum ToHost {
     Report {
         /// Which task.
         task: TaskId,
+    },
+    /// The answer to [`Input::AskTag`].
+    Tag {
+        /// Of which name.
+        tag: TagKey,
+        /// What a registry said last; `None`: no host has said.
+        fact: Option<TagFact>,
     },
 }
 

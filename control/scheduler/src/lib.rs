@@ -24,6 +24,7 @@ mod random;
 mod sales;
 mod status;
 mod table;
+mod tags;
 mod wants;
 mod zones;
 
@@ -34,6 +35,6 @@ pub use cluster::Cluster;
 pub use config::{ClusterConfig, Limits, SETTLE_MAX};
 pub use event::{
     Announcement, HostInfo, Input, LeaseOutcome, Neighbor, OriginId, Output, Resolution, ResolveFailure, Source,
-    ToHost, WantId, WantKey,
+    TagFact, TagKey, ToHost, WantId, WantKey,
 };
 pub use status::{Counters, Status};

@@ -50,6 +50,8 @@ pub struct Status {
     pub wants: usize,
     /// Hosts banned.
     pub banned: usize,
+    /// Names in registries known.
+    pub tags: usize,
     /// Since the start.
     pub counters: Counters,
 }
@@ -70,6 +72,7 @@ impl Cluster {
             asks: self.tasks.iter().map(|(_, task)| task.asks.len()).sum(),
             wants: self.hosts.iter().map(|(_, host)| host.wants.len()).sum(),
             banned: self.bans.len(),
+            tags: self.tags.len(),
             counters: self.counters,
         }
     }

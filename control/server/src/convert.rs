@@ -9,7 +9,8 @@ use hawker_api::scheduler::scheduler_message::Message as Told;
 use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::{HostId, PieceIndex};
 use hawker_scheduler::{
-    Announcement, Input, LeaseOutcome, Neighbor, OriginId, Resolution, ResolveFailure, Source, ToHost, WantId, WantKey,
+    Announcement, Input, LeaseOutcome, Neighbor, OriginId, Resolution, ResolveFailure, Source, TagFact, TagKey, ToHost,
+    WantId, WantKey,
 };
 
 /// Leases one host names of one task.
@@ -50,6 +51,8 @@ pub(crate) fn input_of(host: HostId, message: api::AgentMessage) -> Result<Input
             host: field::host_id("host", &bad.host)?,
             task: field::task_id("task", &bad.task)?,
         },
+        Said::TagSeen(seen) => Input::TagSeen { host, tag: tag_of(&seen.tag)?, fact: fact_of(seen.fact)? },
+        Said::AskTag(ask) => Input::AskTag { host, tag: tag_of(&ask.tag)? },
         Said::Goodbye(_) => Input::Leave { host },
     })
 }
@@ -137,6 +140,16 @@ fn digest_of(text: &str) -> Result<Option<Digest>, FieldError> {
     text.parse().map(Some).map_err(|_| FieldError { field: "digest", expected })
 }
 
+fn tag_of(bytes: &[u8]) -> Result<TagKey, FieldError> {
+    Ok(TagKey(field::array("tag", bytes)?))
+}
+
+fn fact_of(fact: Option<api::TagFact>) -> Result<TagFact, FieldError> {
+    let fact = fact.ok_or(FieldError { field: "fact", expected: "what the tag stands for" })?;
+    let api::TagFact { digest, media_type, length, is_public, age_ms } = fact;
+    Ok(TagFact { digest, media_type, length, is_public, age: Duration::from_millis(age_ms) })
+}
+
 fn origin_of(bytes: &[u8]) -> Result<Option<OriginId>, FieldError> {
     Ok(field::optional_array("origin", bytes)?.map(OriginId))
 }
@@ -185,6 +198,16 @@ pub(crate) fn message_of(message: ToHost) -> api::SchedulerMessage {
             Told::Allowance(api::Allowance { task: task.0.to_vec(), allowance: allowance.encode().to_vec() })
         }
         ToHost::Ban { host } => Told::Ban(api::Ban { host: host.0.to_vec() }),
+        ToHost::Tag { tag, fact } => Told::Tag(api::Tag {
+            tag: tag.0.to_vec(),
+            fact: fact.map(|TagFact { digest, media_type, length, is_public, age }| api::TagFact {
+                digest,
+                media_type,
+                length,
+                is_public,
+                age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            }),
+        }),
         ToHost::Report { task } => Told::Report(api::Report { task: task.0.to_vec() }),
     };
     api::SchedulerMessage { message: Some(told) }

@@ -162,6 +162,7 @@ fn exposition(status: &Status) -> String {
         ("asks", "Asks for a lease in line", status.asks as u64),
         ("wants", "Wants without an answer", status.wants as u64),
         ("banned", "Hosts banned", status.banned as u64),
+        ("tags", "Names in registries known", status.tags as u64),
     ];
     for (name, help, value) in gauges {
         let gauge: Gauge = Gauge::default();

@@ -25,6 +25,7 @@ use crate::control::local_scheduler::LocalScheduler;
 use crate::control::origin::{BlockSource, OriginClient};
 use crate::control::scheduler_link::{self, SessionConfig};
 use crate::control::status::AgentFacts;
+use crate::control::tags::TagBook;
 use crate::seam::{EVENT_QUEUE_MAX, ShardCommand, ShardEvent};
 use crate::shard::{self, Shards};
 
@@ -298,6 +299,7 @@ fn assemble(
         shards: shards.handles.clone(),
         client: OriginClient::new(),
         blocks: BlockSource::new(slab, Arc::clone(&shards.rates)),
+        tags: TagBook::new(key.host_id(), cluster.clone()),
         cluster,
         own: Outbox::new(own_outbox, own_facts),
         own_key,

@@ -3,7 +3,7 @@
 pub struct AgentMessage {
     #[prost(
         oneof = "agent_message::Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
     )]
     pub message: ::core::option::Option<agent_message::Message>,
 }
@@ -39,13 +39,17 @@ pub mod agent_message {
         BadHost(super::BadHost),
         #[prost(message, tag = "14")]
         Goodbye(super::Goodbye),
+        #[prost(message, tag = "15")]
+        TagSeen(super::TagSeen),
+        #[prost(message, tag = "16")]
+        AskTag(super::AskTag),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SchedulerMessage {
     #[prost(
         oneof = "scheduler_message::Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
     )]
     pub message: ::core::option::Option<scheduler_message::Message>,
 }
@@ -79,6 +83,8 @@ pub mod scheduler_message {
         Report(super::Report),
         #[prost(message, tag = "13")]
         Imports(super::Imports),
+        #[prost(message, tag = "14")]
+        Tag(super::Tag),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -347,6 +353,38 @@ pub struct BadHost {
     #[prost(bytes = "vec", tag = "2")]
     pub task: ::prost::alloc::vec::Vec<u8>,
 }
+/// "A registry said what this name stands for." Remembered for hosts that cannot ask a registry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagSeen {
+    /// BLAKE3 of "registry/repository:tag", or of "registry/repository@digest": names stay with the hosts. 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub tag: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "2")]
+    pub fact: ::core::option::Option<TagFact>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagFact {
+    /// Of the manifest: "sha256:hex" or "sha512:hex".
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub media_type: ::prost::alloc::string::String,
+    /// Bytes of the manifest.
+    #[prost(uint64, tag = "3")]
+    pub length: u64,
+    /// Whether the registry gives it to anybody.
+    #[prost(bool, tag = "4")]
+    pub is_public: bool,
+    /// How long ago the registry said so.
+    #[prost(uint64, tag = "5")]
+    pub age_ms: u64,
+}
+/// "What does this name stand for?" Answered by Tag.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskTag {
+    #[prost(bytes = "vec", tag = "1")]
+    pub tag: ::prost::alloc::vec::Vec<u8>,
+}
 /// Draining: no grace, everything of this host is free at once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
@@ -478,6 +516,14 @@ pub struct Ban {
 pub struct Report {
     #[prost(bytes = "vec", tag = "1")]
     pub task: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tag {
+    #[prost(bytes = "vec", tag = "1")]
+    pub tag: ::prost::alloc::vec::Vec<u8>,
+    /// Absent: no host has said.
+    #[prost(message, optional, tag = "2")]
+    pub fact: ::core::option::Option<TagFact>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Geometry {

@@ -13,6 +13,8 @@ pub(crate) mod metrics;
 pub(crate) mod origin;
 pub(crate) mod scheduler_link;
 pub(crate) mod status;
+#[allow(dead_code, reason = "the registry mirror will ask")]
+pub(crate) mod tags;
 pub(crate) mod validators;
 pub(crate) mod wire;
 

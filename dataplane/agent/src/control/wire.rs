@@ -8,7 +8,8 @@ use hawker_api::scheduler::scheduler_message::Message as Down;
 use hawker_api::scheduler::{self, AgentMessage, SchedulerMessage};
 use hawker_proto::{Stripes, TaskId};
 use hawker_scheduler::{
-    Announcement, Input, LeaseOutcome, Neighbor, OriginId, Resolution, ResolveFailure, Source, ToHost, WantId, WantKey,
+    Announcement, Input, LeaseOutcome, Neighbor, OriginId, Resolution, ResolveFailure, Source, TagFact, TagKey, ToHost,
+    WantId, WantKey,
 };
 
 /// The message for `input`; `None` for what only a connection says (join, disconnect, tick).
@@ -41,6 +42,13 @@ pub(crate) fn encode(input: Input) -> Option<AgentMessage> {
         Input::BadHost { host, task, .. } => {
             Up::BadHost(scheduler::BadHost { host: host.0.to_vec(), task: task.0.to_vec() })
         }
+        Input::TagSeen { tag, fact, .. } => {
+            let TagFact { digest, media_type, length, is_public, age } = fact;
+            let age_ms = millis(age);
+            let fact = Some(scheduler::TagFact { digest, media_type, length, is_public, age_ms });
+            Up::TagSeen(scheduler::TagSeen { tag: tag.0.to_vec(), fact })
+        }
+        Input::AskTag { tag, .. } => Up::AskTag(scheduler::AskTag { tag: tag.0.to_vec() }),
         Input::Join(_) | Input::Disconnected { .. } | Input::Heartbeat { .. } | Input::Tick => return None,
     };
     Some(AgentMessage { message: Some(message) })
@@ -152,6 +160,13 @@ pub(crate) fn decode(message: SchedulerMessage) -> Result<Option<ToHost>, FieldE
             allowance: field::signed_allowance("allowance", &allowance.allowance)?,
         },
         Down::Ban(ban) => ToHost::Ban { host: field::host_id("host", &ban.host)? },
+        Down::Tag(tag) => ToHost::Tag {
+            tag: TagKey(field::array("tag", &tag.tag)?),
+            fact: tag.fact.map(|fact| {
+                let scheduler::TagFact { digest, media_type, length, is_public, age_ms } = fact;
+                TagFact { digest, media_type, length, is_public, age: Duration::from_millis(age_ms) }
+            }),
+        },
         Down::Report(report) => ToHost::Report { task: field::task_id("task", &report.task)? },
         // Handshake messages: not here.
         Down::Challenge(_) | Down::Welcome(_) => {

@@ -38,6 +38,7 @@ use super::caller::{CallerEvent, CallerId, Failure, GetRequest, tell};
 use super::keeper::Keeper;
 use super::link::{LinkEvent, Outbox, Side, Welcome};
 use super::origin::{BlockSource, OriginClient, OriginError, Resolution, Spooled};
+use super::tags::TagBook;
 use crate::config::WriteChoice;
 use crate::limits::Limits;
 use crate::seam::{OriginEnd, ShardCommand, ShardEvent, ShardHandle};
@@ -114,6 +115,7 @@ pub(crate) struct Parts {
     pub(crate) blocks: BlockSource,
     /// `None`: no scheduler is configured.
     pub(crate) cluster: Option<Outbox>,
+    pub(crate) tags: TagBook,
     pub(crate) own: Outbox,
     pub(crate) own_key: PublicKey,
 }

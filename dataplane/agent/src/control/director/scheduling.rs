@@ -62,6 +62,7 @@ impl Director {
             self.want(want);
         }
         self.announce_cached();
+        self.parts.tags.session_opened();
     }
 
     /// A scheduler that lost its directory has another key. What was vouched for under the one before is as right as it
@@ -112,6 +113,7 @@ impl Director {
             ToHost::NoLease { task, retry, is_changed, .. } => self.on_no_lease(side, task, retry, is_changed).await,
             ToHost::Allowance { task, allowance } => self.on_allowance(task, allowance).await,
             ToHost::Ban { host } => self.on_ban(host).await,
+            ToHost::Tag { tag, fact } => self.parts.tags.heard(tag, fact.as_ref()),
             ToHost::Report { task } => self.on_report(task),
         }
     }

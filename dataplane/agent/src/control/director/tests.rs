@@ -31,6 +31,7 @@ struct World {
     /// What the director says to the cluster's scheduler.
     inbox: mpsc::Receiver<Input>,
     facts: Arc<LinkFacts>,
+    tags: TagBook,
     /// What it says to the shard, without the keeper's part.
     commands: mpsc::UnboundedReceiver<ShardCommand>,
     scheduler: HostKey,
@@ -84,6 +85,8 @@ impl World {
         let own_key = own.public_key();
         let (own_outbox, own_inbox) = mpsc::channel(OUTBOX_MAX);
         tokio::spawn(own.run(own_inbox, links.clone()));
+        let cluster = Outbox::new(outbox, Arc::clone(&facts));
+        let tags = TagBook::new(host.host_id(), Some(cluster.clone()));
         let parts = Parts {
             host: host.host_id(),
             key: Arc::clone(&host),
@@ -94,7 +97,8 @@ impl World {
             shards: vec![handle],
             client: OriginClient::with_roots(rustls::RootCertStore::empty()),
             blocks: blocks(),
-            cluster: Some(Outbox::new(outbox, Arc::clone(&facts))),
+            tags: tags.clone(),
+            cluster: Some(cluster),
             own: Outbox::new(own_outbox, own_facts),
             own_key,
         };
@@ -106,6 +110,7 @@ impl World {
             links,
             inbox,
             facts,
+            tags,
             commands,
             scheduler,
             host,
@@ -505,4 +510,29 @@ fn limit_of_a_task_is_the_most_that_a_caller_allows() {
 fn task_has_one_shard() {
     assert_eq!(shard_index(TaskId([0xff; 32]), 4), 3);
     assert_eq!(shard_index(TaskId([0xff; 32]), 1), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_are_asked_of_the_scheduler_and_only_while_there_is_one() {
+    let mut world = World::new();
+    assert_eq!(world.tags.recall("registry.example/a:b").await, None, "nobody to ask");
+    world.connect().await;
+    let mut sessions = world.tags.sessions();
+    timeout(HANG, sessions.wait_for(|count| *count == 1)).await.unwrap().unwrap();
+    let fact = hawker_scheduler::TagFact {
+        digest: "sha256:00".to_owned(),
+        media_type: "application/json".to_owned(),
+        length: 2,
+        is_public: true,
+        age: Duration::from_secs(3),
+    };
+    world.tags.report("registry.example/a:b", fact.clone());
+    let Input::TagSeen { tag, fact: said, .. } = world.said().await else { panic!("it is reported") };
+    assert_eq!(said, fact);
+    let tags = world.tags.clone();
+    let asking = tokio::spawn(async move { tags.recall("registry.example/a:b").await });
+    let Input::AskTag { tag: asked, .. } = world.said().await else { panic!("it is asked for") };
+    assert_eq!(asked, tag);
+    world.answer(ToHost::Tag { tag, fact: Some(fact.clone()) }).await;
+    assert_eq!(asking.await.unwrap(), Some(fact));
 }
