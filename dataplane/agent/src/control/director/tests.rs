@@ -73,15 +73,7 @@ impl World {
         let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
         let facts = Arc::new(LinkFacts::default());
         let own_facts = Arc::new(LinkFacts::default());
-        let info = HostInfo {
-            id: host.host_id(),
-            key: host.public(),
-            address: "127.0.0.1:1".parse().unwrap(),
-            labels: Vec::new(),
-            is_seed: true,
-            link_bytes_per_s: 0,
-        };
-        let own = LocalScheduler::new([4; 32], info, &own_facts);
+        let own = LocalScheduler::new([4; 32], info_of(&host), &own_facts);
         let own_key = own.public_key();
         let (own_outbox, own_inbox) = mpsc::channel(OUTBOX_MAX);
         tokio::spawn(own.run(own_inbox, links.clone()));
@@ -206,6 +198,17 @@ impl World {
         let holder = self.host.public();
         let lease = Lease { task, range, holder, epoch: 7, serial: 1, expires_unix_ms: u64::MAX };
         ToHost::Lease { lease: lease.sign(&self.scheduler), valid: Duration::from_secs(60) }
+    }
+}
+
+fn info_of(host: &HostKey) -> HostInfo {
+    HostInfo {
+        id: host.host_id(),
+        key: host.public(),
+        address: "127.0.0.1:1".parse().unwrap(),
+        labels: Vec::new(),
+        is_seed: true,
+        link_bytes_per_s: 0,
     }
 }
 
