@@ -263,6 +263,7 @@ impl World<'_> {
             has_ranges: true,
             digest: None,
             arriving_bytes: upto.min(geometry.length()),
+            inline: Vec::new(),
         };
         let id = self.control(peer.host).id;
         self.say(peer.host, Input::Resolved { host: id, want: want_of(peer.task), resolution });

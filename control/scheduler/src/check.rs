@@ -18,6 +18,7 @@ impl Cluster {
         self.assert_tasks();
         self.assert_budgets();
         self.assert_resolves();
+        self.inline.assert_invariants(self.config.limits.inline_bytes_max);
         self.tags.assert_invariants(self.config.limits.tags_max);
     }
 

@@ -13,6 +13,7 @@ use crate::bans::Bans;
 use crate::config::ClusterConfig;
 use crate::event::{Input, OriginId, Output, ToHost, WantId};
 use crate::host::Host;
+use crate::inline::Inline;
 use crate::members::Position;
 use crate::origin::Origin;
 use crate::random::Random;
@@ -58,6 +59,7 @@ pub struct Cluster {
     pub(crate) lease_tasks: BTreeMap<u64, Slot<Task>>,
     pub(crate) bans: Bans,
     pub(crate) tags: Tags,
+    pub(crate) inline: Inline,
 
     pub(crate) timers: BTreeMap<(Instant, u64), Timer>,
     pub(crate) backlog: VecDeque<Work>,
@@ -137,6 +139,7 @@ impl Cluster {
             lease_tasks: BTreeMap::new(),
             bans: Bans::default(),
             tags: Tags::default(),
+            inline: Inline::default(),
             timers: BTreeMap::new(),
             backlog: VecDeque::new(),
             outputs: VecDeque::new(),

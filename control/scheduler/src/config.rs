@@ -93,6 +93,8 @@ pub struct Limits {
     pub zones_max: usize,
     /// Names in registries remembered: 400 bytes each.
     pub tags_max: usize,
+    /// Bytes of contents that ride inline.
+    pub inline_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -111,6 +113,7 @@ impl Default for Limits {
             bans_max: 1_024,
             zones_max: 1_024,
             tags_max: 65_536,
+            inline_bytes_max: 64 << 20,
         }
     }
 }

@@ -97,6 +97,8 @@ pub struct Resolution {
     pub digest: Option<Digest>,
     /// What the resolver's GET yields: bytes `0..arriving_bytes`.
     pub arriving_bytes: u64,
+    /// All of it, when it is small, public and goes by its digest; else empty.
+    pub inline: Vec<u8>,
 }
 
 /// How an agent came by a task that it announces, so that a restarted scheduler can answer wants for it.
@@ -331,6 +333,8 @@ pub enum ToHost {
         has_ranges: bool,
         /// Whether it may be given to others.
         is_shared: bool,
+        /// All of it, if a resolver sent it along; else empty. Only its digest says whether it is that.
+        inline: Vec<u8>,
     },
     /// You resolve: one GET of bytes `0..upto`.
     Resolve {

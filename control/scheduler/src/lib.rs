@@ -14,6 +14,7 @@ mod cluster;
 mod config;
 mod event;
 mod hosts;
+mod inline;
 mod leases;
 mod members;
 mod neighbors;
@@ -37,4 +38,5 @@ pub use event::{
     Announcement, HostInfo, Input, LeaseOutcome, Neighbor, OriginId, Output, Resolution, ResolveFailure, Source,
     TagFact, TagKey, ToHost, WantId, WantKey,
 };
+pub use inline::INLINE_BYTES_MAX;
 pub use status::{Counters, Status};

@@ -244,8 +244,12 @@ impl Cluster {
         // Whoever asks anew may come with fresh credentials.
         self.peers[peer].is_refused = false;
         self.start_running(peer);
-        self.contest(peer);
-        self.find_neighbors(peer);
+        let inline = self.inline.recall(self.tasks[task].id).map(<[u8]>::to_vec).unwrap_or_default();
+        // Who has all of it at once needs nobody.
+        if inline.is_empty() {
+            self.contest(peer);
+            self.find_neighbors(peer);
+        }
         let neighbors: Vec<Neighbor> =
             self.peers[peer].mask.iter().map(|place| self.neighbor_at(host, place)).collect();
         let row = &self.tasks[task];
@@ -257,6 +261,7 @@ impl Cluster {
             neighbors,
             has_ranges: row.has_ranges,
             is_shared: row.owner.is_none(),
+            inline,
         };
         self.send(host, message);
         self.remind_of_stripes(peer);
@@ -297,6 +302,12 @@ impl Cluster {
             digest: resolution.digest,
         };
         let owner = (!resolution.is_shared).then_some(host);
+        if resolution.inline.len() as u64 == resolution.geometry.length() && owner.is_none() && form.digest.is_some() {
+            // Whoever resolves anew does so because what was remembered was no use.
+            self.inline.forget(resolution.task);
+            let inline = core::mem::take(&mut resolution.inline);
+            self.inline.learn(resolution.task, inline, self.config.limits.inline_bytes_max);
+        }
         let entry = self.resolves.entry(key).or_default();
         (entry.attempts, entry.failed) = (0, None);
         if owner.is_some() {

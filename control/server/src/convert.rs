@@ -80,6 +80,7 @@ fn resolution_of(resolved: api::Resolved) -> Result<Resolution, FieldError> {
         has_ranges: resolved.has_ranges,
         digest: digest_of(&resolved.digest)?,
         arriving_bytes: resolved.arriving_bytes,
+        inline: resolved.inline,
     })
 }
 
@@ -157,7 +158,7 @@ fn origin_of(bytes: &[u8]) -> Result<Option<OriginId>, FieldError> {
 /// What the cluster tells an agent.
 pub(crate) fn message_of(message: ToHost) -> api::SchedulerMessage {
     let told = match message {
-        ToHost::Ready { want, task, geometry, validators, neighbors, has_ranges, is_shared } => {
+        ToHost::Ready { want, task, geometry, validators, neighbors, has_ranges, is_shared, inline } => {
             Told::Ready(api::Ready {
                 want: want.0,
                 task: task.0.to_vec(),
@@ -166,6 +167,7 @@ pub(crate) fn message_of(message: ToHost) -> api::SchedulerMessage {
                 neighbors: neighbors.iter().map(neighbor_of).collect(),
                 has_ranges,
                 is_shared,
+                inline,
             })
         }
         ToHost::Resolve { want, upto, valid, previous } => {

@@ -136,6 +136,7 @@ fn resolved(number: u8, length: u64) -> Said {
         has_ranges: true,
         digest: String::new(),
         arriving_bytes: 16 * MIB,
+        inline: Vec::new(),
     })
 }
 

@@ -228,6 +228,9 @@ pub struct Resolved {
     /// How many bytes from the start the resolver's one GET will yield: it gets these as its first lease.
     #[prost(uint64, tag = "9")]
     pub arriving_bytes: u64,
+    /// All of it, at most 64 KiB, when its digest is known and its registry gives it to anybody; else empty.
+    #[prost(bytes = "vec", tag = "10")]
+    pub inline: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResolveFailed {
@@ -404,6 +407,9 @@ pub struct Ready {
     pub has_ranges: bool,
     #[prost(bool, tag = "7")]
     pub is_shared: bool,
+    /// All of it, if the resolver sent it along. The receiver compares it with its digest.
+    #[prost(bytes = "vec", tag = "8")]
+    pub inline: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Neighbor {

@@ -340,6 +340,7 @@ pub fn resolution(task: u16) -> Resolution {
         has_ranges: true,
         digest: None,
         arriving_bytes: 0,
+        inline: Vec::new(),
     }
 }
 

@@ -210,6 +210,7 @@ impl World {
             has_ranges: true,
             digest: None,
             arriving_bytes: (16 * MIB).min(self.geometry.length()),
+            inline: Vec::new(),
         }
     }
 

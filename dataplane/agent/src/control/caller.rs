@@ -47,6 +47,8 @@ pub(crate) struct GetRequest {
     /// The content goes by this digest, whatever the URL: one task for all who want it. Whoever asks so has seen to it
     /// that its caller may have the content.
     pub(crate) name: Option<Digest>,
+    /// With `name`: its registry gives it to anybody, so that it may ride in the scheduler's answers.
+    pub(crate) is_public: bool,
     pub(crate) limit_bytes_per_s: Option<u64>,
 }
 
@@ -120,6 +122,7 @@ impl GetRequest {
             application: get.application,
             digest,
             name: None,
+            is_public: false,
             limit_bytes_per_s: (get.limit_bytes_per_s > 0).then_some(get.limit_bytes_per_s),
         })
     }

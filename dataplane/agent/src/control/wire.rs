@@ -78,6 +78,7 @@ fn resolved(want: WantId, resolution: Resolution) -> scheduler::Resolved {
         has_ranges: resolution.has_ranges,
         digest: resolution.digest.map(|digest| digest.to_string()).unwrap_or_default(),
         arriving_bytes: resolution.arriving_bytes,
+        inline: resolution.inline,
     }
 }
 
@@ -184,6 +185,7 @@ fn decode_ready(ready: scheduler::Ready) -> Result<ToHost, FieldError> {
         neighbors: decode_neighbors(&ready.neighbors)?,
         has_ranges: ready.has_ranges,
         is_shared: ready.is_shared,
+        inline: ready.inline,
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hawker_proto::resolve::{Digest, ResolveKey};
 use hawker_proto::{Geometry, TaskId};
+use hawker_scheduler::INLINE_BYTES_MAX;
 use hawker_storage::TaskMeta;
 use tokio::time::Instant;
 
@@ -25,6 +26,8 @@ pub(super) struct About {
     pub(super) key: ResolveKey,
     /// What the content goes by, if not by URL and version.
     pub(super) name: Option<Digest>,
+    /// With `name`: its registry gives it to anybody.
+    pub(super) is_public: bool,
     pub(super) validators: ValidatorSet,
     /// Until when others may have it without a new resolve.
     pub(super) valid_until: Instant,
@@ -39,6 +42,11 @@ pub(super) struct About {
 }
 
 impl About {
+    /// Whether it goes by its digest and is public, and so small that it rides in the scheduler's answers.
+    pub(super) const fn is_small(&self) -> bool {
+        self.is_public && self.name.is_some() && self.geometry.length() <= INLINE_BYTES_MAX as u64
+    }
+
     pub(super) fn meta(&self) -> TaskMeta {
         let is_reusable = self.is_shared && (self.name.is_some() || !self.is_unversioned);
         TaskMeta {
@@ -70,6 +78,7 @@ impl About {
                 now
             },
             name,
+            is_public: false,
             is_shared: meta.resolved_unix_ms > 0,
             has_ranges: true,
             is_credentialed: meta.is_credentialed,

@@ -54,6 +54,8 @@ pub(super) struct Flight {
     /// The origin accepted the first caller's credentials.
     pub(super) is_proven: bool,
     pub(super) parked: Option<OpenBody>,
+    /// The content, when it is small, for the scheduler's answers to others.
+    pub(super) inline: Vec<u8>,
     pub(super) limit: TaskLimit,
     work: Option<AbortHandle>,
 }
@@ -152,6 +154,7 @@ impl Director {
             ready: None,
             is_proven,
             parked: None,
+            inline: Vec::new(),
             limit,
             work: None,
         };
@@ -318,6 +321,7 @@ impl Director {
             geometry,
             key: flight.key,
             name,
+            is_public: flight.request.is_public,
             valid_until: Instant::now() + valid,
             is_shared: name.is_some() || resolved.is_shared,
             has_ranges: resolved.is_range_ok,
@@ -328,7 +332,7 @@ impl Director {
             // Every registry has validators of its own for it.
             validators: if name.is_some() { resolved.validators().unpinned() } else { resolved.validators() },
         };
-        if resolved.length.is_some() {
+        if resolved.length.is_some() && !about.is_small() {
             flight.parked = Some(resolved.body);
             self.open(want, about).await;
         } else {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::about::About;
 use super::flight::{Duty, Flight, Stage};
+use super::named::{digest_of_bytes, mismatch};
 use super::running::{Running, State};
 use super::{Director, Internal, LATE_WANTS_MAX, Place};
 use crate::config::WriteChoice;
@@ -56,8 +57,28 @@ impl Director {
             Ok(spooled) => spooled,
             Err(error) => return self.fail_flight(want, &error),
         };
-        let Some(geometry) = Geometry::of_stream(spooled.length) else { return };
+        let geometry = match about.name.filter(|_| about.is_small()) {
+            Some(name) if spooled.bytes.len() as u64 == about.geometry.length() => {
+                let found = digest_of_bytes(&spooled.bytes, &name);
+                if found != name {
+                    return self.drop_flight(want, &mismatch(&found, &name), false, 0);
+                }
+                about.geometry
+            }
+            Some(_) => {
+                let host = about.url.clone();
+                let reason = "the body is not as long as its head says".to_owned();
+                return self.fail_flight(want, &OriginError::Malformed { host, reason });
+            }
+            None => {
+                let Some(geometry) = Geometry::of_stream(spooled.length) else { return };
+                geometry
+            }
+        };
         let about = About { geometry, ..about };
+        if let Some(flight) = self.flights.get_mut(&want).filter(|_| about.is_small()) {
+            flight.inline.clone_from(&spooled.bytes);
+        }
         // All of it is here: the lease that comes back proves it to others.
         self.tell_resolved(want, &about, geometry.length());
         let (keeper, values) = (self.keeper.clone(), spooled.values.clone());
@@ -165,7 +186,8 @@ impl Director {
     fn tell_resolved(&mut self, want: WantId, about: &About, arriving_bytes: u64) {
         if let Some(flight) = self.flights.get_mut(&want).filter(|flight| flight.duty == Duty::Owed) {
             flight.duty = Duty::Done;
-            let resolution = learned(about, arriving_bytes);
+            let inline = std::mem::take(&mut flight.inline);
+            let resolution = Learned { inline, ..learned(about, arriving_bytes) };
             self.say(Side::Cluster, Input::Resolved { host: self.parts.host, want, resolution });
         }
     }
@@ -233,7 +255,7 @@ impl Director {
         }
     }
 
-    fn set_work(&mut self, want: WantId, stage: Stage, work: tokio::task::AbortHandle) {
+    pub(super) fn set_work(&mut self, want: WantId, stage: Stage, work: tokio::task::AbortHandle) {
         if let Some(flight) = self.flights.get_mut(&want) {
             flight.begin_work(stage, work);
         }
@@ -251,6 +273,7 @@ pub(super) fn learned(about: &About, arriving_bytes: u64) -> Learned {
         has_ranges: about.has_ranges,
         digest: about.name,
         arriving_bytes,
+        inline: Vec::new(),
     }
 }
 

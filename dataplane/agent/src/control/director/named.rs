@@ -6,14 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawker_proto::TaskId;
-use hawker_proto::hash::Root;
+use hawker_proto::hash::{Root, block_values};
 use hawker_proto::resolve::{Digest, DigestHasher, ResolveKey, task_id_of_digest};
-use hawker_scheduler::WantId;
-use hawker_storage::blocking;
+use hawker_scheduler::{Input, WantId};
+use hawker_storage::{CreateError, SpoolError, SpoolId, blocking};
 use tokio::time::Instant;
 
+use super::about::About;
+use super::flight::Stage;
 use super::{Director, Internal};
 use crate::control::caller::{Failure, code};
+use crate::control::keeper::Keeper;
+use crate::control::link::Side;
+use crate::share::SharedTask;
 
 /// Bytes that are read and hashed at a time.
 const STEP_BYTES: usize = 1 << 20;
@@ -63,6 +68,25 @@ impl Director {
         }
     }
 
+    /// The scheduler sent all of it along: compared with its name, and kept without a byte from anybody else.
+    pub(super) async fn take_inline(&mut self, want: WantId, about: About, bytes: Vec<u8>) {
+        let is_right = about.name.is_some_and(|name| digest_of_bytes(&bytes, &name) == name);
+        let Some(flight) = self.flights.get_mut(&want) else { return };
+        // It cannot be vouched for, so that others need not hear of it; whoever asks the scheduler gets the same bytes.
+        flight.ready = None;
+        self.say(Side::Cluster, Input::Left { host: self.parts.host, task: about.task });
+        if !is_right || bytes.len() as u64 != about.geometry.length() {
+            tracing::warn!(task = %about.task.short(), "the scheduler sent other bytes than the digest names");
+            return self.resolve(want);
+        }
+        let keeper = self.keeper.clone();
+        let work = self.spawn(async move {
+            let result = keep_bytes(&keeper, &about, bytes).await;
+            Internal::Opened { want, about: Box::new(about), result }
+        });
+        self.set_work(want, Stage::Opening, work);
+    }
+
     fn remove_soon(&self, task: TaskId) {
         let keeper = self.keeper.clone();
         tokio::spawn(async move {
@@ -102,6 +126,40 @@ pub(super) fn is_named(task: TaskId, length: u64, name: &Digest) -> bool {
 pub(super) fn mismatch(found: &Digest, expected: &Digest) -> Failure {
     let hint = "the origin serves something else than you expect: check the URL and the digest";
     Failure::new(code::DIGEST_MISMATCH, format!("the content is {found}, not {expected}"), hint)
+}
+
+pub(super) fn digest_of_bytes(bytes: &[u8], kind: &Digest) -> Digest {
+    let mut hasher = DigestHasher::like(kind);
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+/// Makes `bytes` a task.
+async fn keep_bytes(keeper: &Keeper, about: &About, bytes: Vec<u8>) -> Result<Arc<SharedTask>, CreateError> {
+    let values = block_values(about.geometry, 0, &bytes);
+    let spooled = keep_file(keeper, bytes).await.map_err(|error| match error {
+        SpoolError::Disk(error) => CreateError::Disk(error),
+        SpoolError::OverLimit { needed_bytes, limit_bytes } => CreateError::OverLimit { needed_bytes, limit_bytes },
+        SpoolError::Busy => CreateError::Busy,
+        SpoolError::NotFound | SpoolError::Closed => CreateError::Closed,
+    })?;
+    match keeper.adopt(spooled, about.task, about.geometry, about.meta(), &values).await {
+        Err(CreateError::Exists) => keeper.open(about.task).await.ok_or(CreateError::Closed),
+        other => other,
+    }
+}
+
+async fn keep_file(keeper: &Keeper, bytes: Vec<u8>) -> Result<SpoolId, SpoolError> {
+    let (spool, file) = keeper.spool().await?;
+    keeper.reserve_spool(spool, bytes.len() as u64).await?;
+    let write = tokio::task::spawn_blocking(move || blocking::write_at(&file, &bytes, 0)).await;
+    match write.unwrap_or_else(|error| Err(io::Error::other(error.to_string()))) {
+        Ok(()) => Ok(spool),
+        Err(error) => {
+            keeper.drop_spool(spool);
+            Err(SpoolError::Disk(error))
+        }
+    }
 }
 
 fn digest_of(content: &OwnedFd, length: u64, kind: &Digest) -> io::Result<Digest> {

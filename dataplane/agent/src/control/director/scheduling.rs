@@ -100,8 +100,8 @@ impl Director {
             | ToHost::WantFailed { .. }
             | ToHost::Allowance { .. }
                 if side == Side::Own => {}
-            ToHost::Ready { want, task, geometry, validators, neighbors, has_ranges, is_shared } => {
-                let named = Named { task, geometry, validators, has_ranges, is_shared };
+            ToHost::Ready { want, task, geometry, validators, neighbors, has_ranges, is_shared, inline } => {
+                let named = Named { task, geometry, validators, has_ranges, is_shared, inline };
                 self.on_ready(want, named, neighbors).await;
             }
             ToHost::Resolve { want, upto, .. } => self.on_resolve(want, upto).await,
@@ -145,6 +145,7 @@ impl Director {
             geometry: named.geometry,
             key: flight.key,
             name: flight.request.name,
+            is_public: flight.request.is_public,
             validators: ValidatorSet::decode(&named.validators),
             valid_until: Instant::now() + if flight.request.name.is_some() { VALID_NAMED } else { VALID },
             is_shared: named.is_shared,
@@ -154,7 +155,10 @@ impl Director {
             url: flight.request.canonical.as_str().to_owned(),
             is_unversioned: ValidatorSet::decode(&named.validators).is_empty(),
         };
-        self.check_then_open(want, about).await;
+        if named.inline.is_empty() || about.name.is_none() {
+            return self.check_then_open(want, about).await;
+        }
+        self.take_inline(want, about, named.inline).await;
     }
 
     /// This host is to resolve.
@@ -383,4 +387,5 @@ struct Named {
     validators: Vec<u8>,
     has_ranges: bool,
     is_shared: bool,
+    inline: Vec<u8>,
 }

@@ -190,6 +190,7 @@ impl World {
             }],
             has_ranges: true,
             is_shared: true,
+            inline: Vec::new(),
         }
     }
 
@@ -242,52 +243,78 @@ impl StoreKeeper {
         outputs
     }
 
+    /// What `pick` finds among what comes of `input`.
+    fn pick<T>(&mut self, input: hawker_storage::Input, pick: impl FnMut(Output) -> Option<T>) -> Option<T> {
+        self.run(input).into_iter().find_map(pick)
+    }
+
+    fn create(&mut self, input: hawker_storage::Input) -> Result<Arc<SharedTask>, CreateError> {
+        let created = self.pick(input, |output| match output {
+            Output::Created { result, .. } => Some(result.map(|file| Arc::new(SharedTask::new(file)))),
+            _ => None,
+        });
+        created.unwrap()
+    }
+
+    fn find(&mut self, key: &[u8; 32]) -> Option<(TaskSummary, TaskMeta)> {
+        let task = self.store.find_by_resolve(key)?;
+        let summary = self.store.list().find(|summary| summary.task == task)?;
+        let meta = self.pick(hawker_storage::Input::ReadMeta { request: 0, task }, |output| match output {
+            Output::Meta { result, .. } => result.ok(),
+            _ => None,
+        });
+        Some(summary).zip(meta)
+    }
+
     fn answer(&mut self, request: KeeperRequest) {
+        use hawker_storage::Input;
         let number = self.next_request;
         self.next_request += 1;
         match request {
             KeeperRequest::Create { task, geometry, meta, write, reply } => {
-                let input =
-                    hawker_storage::Input::Create { request: number, task, geometry, meta: *meta, write_mode: write };
-                let created = self.run(input).into_iter().find_map(|output| match output {
-                    Output::Created { result, .. } => Some(result.map(|file| Arc::new(SharedTask::new(file)))),
-                    _ => None,
-                });
-                let _ = reply.send(created.unwrap());
+                let input = Input::Create { request: number, task, geometry, meta: *meta, write_mode: write };
+                let _ = reply.send(self.create(input));
             }
             KeeperRequest::Open { task, reply } => {
-                let opened = self.run(hawker_storage::Input::Open { request: number, task }).into_iter();
-                let shared = opened.into_iter().find_map(|output| match output {
+                let shared = self.pick(Input::Open { request: number, task }, |output| match output {
                     Output::Opened { result: Ok(file), .. } => Some(Arc::new(SharedTask::new(file))),
                     _ => None,
                 });
                 let _ = reply.send(shared);
             }
-            KeeperRequest::List { reply } => drop(reply.send((self.store.list().collect(), self.store.usage()))),
-            KeeperRequest::FindResolved { key, reply } => {
-                let task = self.store.find_by_resolve(&key);
-                let found = self.store.list().find(|summary| Some(summary.task) == task);
-                let input = |task| hawker_storage::Input::ReadMeta { request: number, task };
-                let outputs = found.as_ref().map(|summary| self.run(input(summary.task))).unwrap_or_default();
-                let meta = outputs.into_iter().find_map(|output| match output {
-                    Output::Meta { result, .. } => result.ok(),
+            KeeperRequest::Spool { reply } => {
+                let spool = self.pick(Input::Spool { request: number }, |output| match output {
+                    Output::Spooling { result, .. } => Some(result),
                     _ => None,
                 });
-                let _ = reply.send(found.zip(meta));
+                let _ = reply.send(spool.unwrap());
+            }
+            KeeperRequest::ReserveSpool { spool, bytes, reply } => {
+                let input = Input::ReserveSpool { request: number, spool, bytes };
+                let reserved = self.pick(input, |output| match output {
+                    Output::SpoolReserved { result, .. } => Some(result),
+                    _ => None,
+                });
+                let _ = reply.send(reserved.unwrap());
+            }
+            KeeperRequest::Adopt(adopt) => {
+                let crate::seam::AdoptRequest { spool, task, geometry, meta, records, reply } = *adopt;
+                let adopt = hawker_storage::Adopt { request: number, spool, task, geometry, meta, records };
+                let _ = reply.send(self.create(Input::Adopt(Box::new(adopt))));
             }
             KeeperRequest::Seal { task, root, reply } => {
-                let sealed = self.run(hawker_storage::Input::Seal { task, root }).into_iter();
-                let result = sealed.into_iter().find_map(|output| match output {
+                let sealed = self.pick(Input::Seal { task, root }, |output| match output {
                     Output::Sealed { result, .. } => Some(result),
                     _ => None,
                 });
-                let _ = reply.send(result.unwrap());
+                let _ = reply.send(sealed.unwrap());
             }
             KeeperRequest::Remove { task, reply } => {
-                let removed = self.run(hawker_storage::Input::Remove { task });
                 let is_removed = |output: &Output| matches!(output, Output::Removed { .. });
-                let _ = reply.send(removed.iter().any(is_removed));
+                let _ = reply.send(self.run(Input::Remove { task }).iter().any(is_removed));
             }
+            KeeperRequest::List { reply } => drop(reply.send((self.store.list().collect(), self.store.usage()))),
+            KeeperRequest::FindResolved { key, reply } => drop(reply.send(self.find(&key))),
             other => panic!("{other:?}"),
         }
     }

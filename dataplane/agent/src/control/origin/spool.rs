@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use hawker_proto::geometry::LENGTH_MAX;
 use hawker_proto::{BLOCK_BYTES, ChainingValue, hash};
 use hawker_ring::Block;
+use hawker_scheduler::INLINE_BYTES_MAX;
 use hawker_storage::{File, SpoolError, SpoolId};
 
 use super::body::{BlockSource, TaskLimit};
@@ -23,6 +24,8 @@ pub(crate) struct Spooled {
     pub(crate) length: u64,
     /// Of every block, in order.
     pub(crate) values: Vec<ChainingValue>,
+    /// All of it, when that is no more than rides inline.
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Spooled {
@@ -47,7 +50,7 @@ pub(crate) async fn spool(
     let spool = Unadopted { id: Some(id), keeper: keeper.clone() };
     let mut body = open.body;
     body.limit(limit);
-    let mut values = Vec::new();
+    let (mut values, mut bytes) = (Vec::new(), Vec::new());
     let (mut length, mut reserved) = (0, 0);
     loop {
         let mut block = source.take().await;
@@ -60,6 +63,9 @@ pub(crate) async fn spool(
                 reserved += RESERVE_BYTES;
                 keeper.reserve_spool(id, reserved).await.map_err(disk)?;
             }
+            if length == 0 && filled <= INLINE_BYTES_MAX {
+                bytes.extend_from_slice(&block.as_slice()[..filled]);
+            }
             values.push(hash::block_value(length, &block.as_slice()[..filled]));
             write(&file, block, filled, length).await.map_err(OriginError::Disk)?;
             length += filled as u64;
@@ -70,7 +76,7 @@ pub(crate) async fn spool(
         }
     }
     keeper.reserve_spool(id, length).await.map_err(disk)?;
-    Ok(Spooled { spool, length, values })
+    Ok(Spooled { spool, length, values, bytes })
 }
 
 async fn write(file: &File, block: Block, length: usize, offset: u64) -> io::Result<()> {

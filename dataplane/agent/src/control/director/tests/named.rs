@@ -128,3 +128,61 @@ async fn wrong_content_is_dropped_and_then_fetched_without_others() {
     world.complete(&task, &bytes).await;
     assert!(matches!(last(events).await, CallerEvent::Done { .. }));
 }
+
+fn small(url: &str, digest: Digest) -> GetRequest {
+    GetRequest { is_public: true, ..GetRequest::of_blob(url, Vec::new(), digest).unwrap() }
+}
+
+/// The content of a task that was handed out whole.
+fn read(task: &SharedTask) -> Vec<u8> {
+    assert!(task.file().received().is_full());
+    blocking::read_at(task.file().content(), usize::try_from(task.geometry().length()).unwrap(), 0).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_public_content_leaves_its_registry_once_and_rides_with_the_answers() {
+    let mut world = World::new();
+    world.connect().await;
+    let bytes = content(10_000);
+    let digest = sha256(&bytes);
+    let origin = origin_of(10_000).await;
+    let _events = world.ask(small(&origin.url("/v2/a/manifests/x"), digest)).await;
+    let (want, _) = world.named_want().await;
+    world.answer(ToHost::Resolve { want, upto: 4 * MIB, valid: Duration::from_secs(5), previous: None }).await;
+    let Input::Resolved { resolution, .. } = world.said().await else { panic!("the resolver answers") };
+    assert_eq!((resolution.inline.as_slice(), resolution.arriving_bytes), (bytes.as_slice(), 10_000));
+    let (task, _) = world.started().await;
+    assert_eq!(read(&task), bytes);
+    assert_eq!(origin.requests().len(), 1);
+
+    let mut other = World::new();
+    other.connect().await;
+    let mut events = other.ask(small("http://127.0.0.1:1/v2/a/manifests/x", digest)).await;
+    let (want, _) = other.named_want().await;
+    let mut ready = other.ready(want, resolution.task, 10_000);
+    let ToHost::Ready { inline, neighbors, .. } = &mut ready else { unreachable!() };
+    (*inline, *neighbors) = (resolution.inline, Vec::new());
+    other.answer(ready).await;
+    let opened = timeout(HANG, events.recv()).await.unwrap();
+    let Some(CallerEvent::Opened(opened)) = opened else { panic!("{opened:?}") };
+    assert_eq!(read(&opened.task), bytes);
+    assert!(matches!(other.said().await, Input::Left { .. }), "it proves nothing to others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_a_scheduler_got_wrong_is_fetched() {
+    let mut world = World::new();
+    world.connect().await;
+    let bytes = content(10_000);
+    let digest = sha256(&bytes);
+    let origin = origin_of(10_000).await;
+    let _events = world.ask(small(&origin.url("/v2/a/manifests/x"), digest)).await;
+    let (want, _) = world.named_want().await;
+    let mut ready = world.ready(want, task_id_of_digest(Some(10_000), &digest), 10_000);
+    let ToHost::Ready { inline, .. } = &mut ready else { unreachable!() };
+    *inline = vec![0; 10_000];
+    world.answer(ready).await;
+    let (task, is_alone) = world.started().await;
+    assert!(is_alone);
+    assert_eq!((read(&task), origin.requests().len()), (bytes, 1));
+}
