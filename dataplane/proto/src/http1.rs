@@ -22,7 +22,7 @@ use core::fmt;
 pub use answer::{MalformedReason, OriginAnswer, interpret, is_transient};
 pub use chunked::{ChunkStep, ChunkedDecoder};
 pub use conditional::{Content, Selection, select};
-pub use date::parse_date;
+pub use date::{http_date, parse_date};
 pub use forward::forwardable_headers;
 pub use incoming::Request;
 pub use range::{ContentRange, range_header};

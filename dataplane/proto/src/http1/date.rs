@@ -1,7 +1,10 @@
 //! HTTP dates.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
+const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// Seconds since 1970 of an HTTP date in any of its three forms (RFC 9110, section 5.6.7); `None` for other text and
@@ -36,6 +39,33 @@ pub fn parse_date(text: &str) -> Option<u64> {
     let days = days_before_year(year) - days_before_year(1970) + months_before + day - 1;
     Some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
+
+/// The HTTP date of `unix_s` seconds since 1970, in the form that servers send; of the last second of 9999 at most.
+#[must_use]
+pub fn http_date(unix_s: u64) -> String {
+    let unix_s = unix_s.min(SECONDS_END - 1);
+    let (days, second) = (unix_s / SECONDS_PER_DAY, unix_s % SECONDS_PER_DAY);
+    // 400 years have 146,097 days: at most one year too late.
+    let mut year = 1970 + days * 400 / 146_097;
+    while days_before_year(year) - days_before_year(1970) > days {
+        year -= 1;
+    }
+    let mut day = days - (days_before_year(year) - days_before_year(1970));
+    let mut month_index = 0;
+    while day >= days_in(month_index, year) {
+        day -= days_in(month_index, year);
+        month_index += 1;
+    }
+    let name = |names: &[&'static str], index: u64| names[usize::try_from(index).unwrap_or(0)];
+    let (weekday, month) = (name(&DAYS, days % 7), name(&MONTHS, month_index));
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{weekday}, {:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT", day + 1)
+}
+
+/// Of UTC, which has no other days here: leap seconds are not counted since 1970.
+const SECONDS_PER_DAY: u64 = 86_400;
+/// The first second of the year 10000.
+const SECONDS_END: u64 = 253_402_300_800;
 
 /// One to four digits.
 fn number(text: &str) -> Option<u64> {
@@ -95,7 +125,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn date_is_written_as_servers_write_it() {
+        assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http_date(1_835_481_599), "Tue, 29 Feb 2028 23:59:59 GMT");
+        assert_eq!(http_date(u64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
     proptest! {
+        #[test]
+        fn date_that_is_written_is_read_back(unix_s in 0..SECONDS_END) {
+            prop_assert_eq!(parse_date(&http_date(unix_s)), Some(unix_s));
+        }
+
         #[test]
         fn any_text_is_taken_without_panic(text in "\\PC{0,40}|[A-Z][a-z]{2},? [0-9]{1,9} [A-Z][a-z]{2} [0-9]{1,9} [0-9:]{0,12} GMT") {
             let _ = parse_date(&text);

@@ -5,13 +5,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::request::push_line;
-use super::{ContentRange, HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, Selection, is_token_byte, is_value_byte};
+use super::{ContentRange, HTTP_FIELDS_MAX, HTTP_HEAD_BYTES_MAX, Selection, http_date, is_token_byte, is_value_byte};
 use crate::ByteRange;
 
 /// Fields that the session sets: where the body ends, and what becomes of the connection.
 const RESERVED: [&str; 7] =
     ["connection", "content-length", "keep-alive", "proxy-connection", "trailer", "transfer-encoding", "upgrade"];
-/// Room for what the session adds to a head: the status line, Content-Length, Content-Range, Connection.
+/// Room for what is added to a head: the status line, Date, Content-Length, Content-Range, Connection.
 const ADDED_BYTES_MAX: usize = 512;
 
 /// Bytes of an inline body, at most: the largest manifest that the distribution specification lets registries refuse.
@@ -60,8 +60,7 @@ pub enum ReplyError {
 }
 
 impl Reply {
-    /// An answer with `headers` in order, spaces around their values taken off. Date is among them: the session has no
-    /// clock of the day.
+    /// An answer with `headers` in order, spaces around their values taken off. For a Date see [`Self::dated`].
     ///
     /// # Errors
     /// See [`ReplyError`]. Headers that come from an upstream may be refused: answer 502 instead.
@@ -92,7 +91,7 @@ impl Reply {
         }
         let reply = Self { status, headers, body };
         let mut fields = Vec::new();
-        let is_short = reply.headers.len() + 4 <= HTTP_FIELDS_MAX && reply.push_headers(&mut fields).is_some();
+        let is_short = reply.headers.len() + 5 <= HTTP_FIELDS_MAX && reply.push_headers(&mut fields).is_some();
         if !is_short || fields.len() + ADDED_BYTES_MAX > HTTP_HEAD_BYTES_MAX {
             return Err(ReplyError::TooLarge);
         }
@@ -124,6 +123,16 @@ impl Reply {
             }
         };
         Self::new(selection.status(), headers, body)
+    }
+
+    /// The same answer with the Date of `unix_s` seconds since 1970, unless it has one: the session has no clock of the
+    /// day.
+    #[must_use]
+    pub fn dated(mut self, unix_s: u64) -> Self {
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("date")) {
+            self.headers.push((String::from("Date"), http_date(unix_s)));
+        }
+        self
     }
 
     /// 200 to 599.
