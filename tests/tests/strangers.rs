@@ -56,13 +56,12 @@ const METHODS: [(&str, Grants); 5] = [
 const PATHS: [(&str, Grants); 2] = [("/healthz", Grants::Life), ("/metrics", Grants::Nothing)];
 
 /// Where production code listens or adds services, and how often: a new place needs a decision here.
-const PLACES: [(&str, &str, usize); 9] = [
+const PLACES: [(&str, &str, usize); 8] = [
     ("control/server/src/http.rs", ".route(\"", 2),
     ("control/server/src/http.rs", ".add_service(", 3),
     ("control/server/src/http.rs", "Routes::new(", 1),
     ("control/server/src/lib.rs", "Listener::bind(", 1),
-    ("dataplane/agent/src/control/http.rs", ".route(\"", 2),
-    ("dataplane/agent/src/agent.rs", "Listener::bind(", 1),
+    ("dataplane/agent/src/control/http/mod.rs", "path == \"/", 2),
     ("dataplane/agent/src/control/local_api/mod.rs", "Listener::bind(", 1),
     ("dataplane/agent/src/shard/start.rs", "net::listen(", 1),
     ("dataplane/ring/src/net.rs", ".listen(", 1),

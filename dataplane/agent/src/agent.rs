@@ -26,7 +26,7 @@ use crate::control::origin::{BlockSource, OriginClient};
 use crate::control::scheduler_link::{self, SessionConfig};
 use crate::control::status::AgentFacts;
 use crate::control::tags::TagBook;
-use crate::seam::{EVENT_QUEUE_MAX, ShardCommand, ShardEvent};
+use crate::seam::{EVENT_QUEUE_MAX, HTTP_QUEUE_MAX, HttpRequest, ShardCommand, ShardEvent};
 use crate::shard::{self, Shards};
 
 /// Threads of the control half.
@@ -70,10 +70,12 @@ impl Agent {
         let key = Arc::new(host_key(&config.data_dir.join(KEY_FILE))?);
         let runtime = runtime()?;
         let (events, shard_events) = mpsc::channel(EVENT_QUEUE_MAX);
-        let shards = shard::start(&config, Arc::clone(&key), &events)?;
-        drop(events);
+        let (requests, http_requests) = mpsc::channel(HTTP_QUEUE_MAX);
+        let shards = shard::start(&config, Arc::clone(&key), &events, &requests)?;
+        // The shards alone hold the queues, which end with them.
+        drop((events, requests));
         let live = Live { runtime, shards };
-        match assemble(&config, &key, &live, shard_events) {
+        match assemble(&config, &key, &live, shard_events, http_requests) {
             Ok((facts, api)) => {
                 Ok(Self { running: Some(live), facts, api, socket: config.socket, drain: config.drain })
             }
@@ -246,13 +248,11 @@ fn assemble(
     key: &Arc<HostKey>,
     live: &Live,
     shard_events: mpsc::Receiver<ShardEvent>,
+    http_requests: mpsc::Receiver<HttpRequest>,
 ) -> Result<(Arc<AgentFacts>, Arc<LocalApi>), StartError> {
     let _entered = live.runtime.enter();
     let io = |what| move |error| StartError::Io { what, error };
     let shards = &live.shards;
-    let http = config.http.map(listen_http).transpose()?;
-    let http_address = http.as_ref().map(tokio::net::TcpListener::local_addr).transpose();
-    let http_address = http_address.map_err(io("read the HTTP port"))?;
     let socket = config.socket.as_deref().map(listen_socket).transpose()?;
 
     let (asks, ask_queue) = mpsc::channel(ASK_QUEUE_MAX);
@@ -282,7 +282,7 @@ fn assemble(
         counters: shards.counters.clone(),
         budget: Arc::clone(&shards.budget),
         peer_address: shards.peer_address,
-        http_address,
+        http_address: shards.http_address,
         cluster: cluster.clone(),
         scheduler_url,
         data_dir: config.data_dir.clone(),
@@ -305,9 +305,7 @@ fn assemble(
         own_key,
     };
     live.runtime.spawn(director::run(parts, Queues { asks: ask_queue, shards: shard_events, links: link_events }));
-    if let Some(listener) = http {
-        live.runtime.spawn(http::serve(listener, Arc::clone(&facts), shards.limits.http));
-    }
+    live.runtime.spawn(http::serve(http_requests, shards.handles.clone(), Arc::clone(&facts)));
     let api = LocalApi::new(Arc::clone(&facts), shards.limits.commands);
     if let Some(listener) = socket {
         live.runtime.spawn(Arc::clone(&api).serve(listener));
@@ -343,15 +341,6 @@ fn open_session(
 /// little in a container.
 fn link_bytes_per_s(config: &AgentConfig) -> u64 {
     config.rates.up.into_iter().chain(config.rates.down).min().unwrap_or(0)
-}
-
-fn listen_http(address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
-    let listen = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        tokio::net::TcpListener::from_std(listener)
-    };
-    listen().map_err(|error| StartError::Listen { address, error })
 }
 
 fn listen_socket(path: &Path) -> Result<tokio::net::UnixListener, StartError> {

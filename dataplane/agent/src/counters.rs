@@ -43,6 +43,16 @@ pub struct ShardCounters {
     pub links_in: Counter,
     /// Peer connections refused: bad handshakes, nonsense frames, limits.
     pub refused: Counter,
+    /// Connections of HTTP clients, open now.
+    pub http_connections: Counter,
+    /// Connections of HTTP clients that were closed, or not taken, because there were too many.
+    pub http_refused: Counter,
+    /// Requests of HTTP clients that are being answered now.
+    pub http_requests: Counter,
+    /// Answers to HTTP clients by the first digit of their status: 2 to 5.
+    pub http_answers: [Counter; 4],
+    /// Bytes of bodies that HTTP clients were sent.
+    pub http_bytes: Counter,
     /// Turns of the shard's loop.
     pub turns: Counter,
     /// Bytes of blocks this shard's slab holds.

@@ -40,7 +40,7 @@ impl Limits {
         downloads: 256,
         idle_tasks: 512,
         commands: 4096,
-        http: 128,
+        http: 1024,
         child_links: 64,
         parent_links: 1024,
         strangers: 256,

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use prometheus_client::encoding::text::encode as encode_text;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -39,6 +40,7 @@ fn counters(registry: &mut Registry, facts: &AgentFacts, snapshot: &Snapshot) {
         ("peer", "Verified bytes from peers", facts.sum(|shard| &shard.peer_bytes)),
         ("cache", "Bytes that callers found here", snapshot.cache_bytes),
         ("uploaded", "Bytes sent to peers", facts.sum(|shard| &shard.uploaded_bytes)),
+        ("http_sent", "Bytes of contents sent to HTTP clients", facts.sum(|shard| &shard.http_bytes)),
     ];
     for (name, help, value) in bytes {
         registry.register_with_unit(name, help, Unit::Bytes, ConstCounter::new(value));
@@ -47,11 +49,21 @@ fn counters(registry: &mut Registry, facts: &AgentFacts, snapshot: &Snapshot) {
         ("bad_blocks", "Blocks from peers that differed from their records", facts.sum(|shard| &shard.bad_blocks)),
         ("pieces", "Pieces stored and recorded", facts.sum(|shard| &shard.pieces)),
         ("links_refused", "Peer connections that were refused", facts.sum(|shard| &shard.refused)),
+        (
+            "http_refused",
+            "HTTP connections closed for newer ones, or not taken",
+            facts.sum(|shard| &shard.http_refused),
+        ),
         ("shard_turns", "Turns of the shards' loops", facts.sum(|shard| &shard.turns)),
     ];
     for (name, help, value) in counts {
         registry.register(name, help, ConstCounter::new(value));
     }
+    let answers: Family<[(&str, &str); 1], Counter> = Family::default();
+    for (index, class) in ["2xx", "3xx", "4xx", "5xx"].into_iter().enumerate() {
+        answers.get_or_create(&[("class", class)]).inc_by(facts.sum(|shard| &shard.http_answers[index]));
+    }
+    registry.register("http_answers", "Answers to HTTP clients", answers);
 }
 
 fn gauges(registry: &mut Registry, facts: &AgentFacts, snapshot: &Snapshot) {
@@ -60,6 +72,8 @@ fn gauges(registry: &mut Registry, facts: &AgentFacts, snapshot: &Snapshot) {
     let counts = [
         ("links_out", "Links that this host dialed", facts.sum(|shard| &shard.links_out)),
         ("links_in", "Links that this host serves", facts.sum(|shard| &shard.links_in)),
+        ("http_connections", "Connections of HTTP clients", facts.sum(|shard| &shard.http_connections)),
+        ("http_requests_running", "Requests of HTTP clients being answered", facts.sum(|shard| &shard.http_requests)),
         ("neighbors", "Hosts that this one exchanges with", u64::from(snapshot.neighbors)),
         ("running_tasks", "Downloads that run or wait", u64::from(snapshot.running_tasks)),
         ("queued_tasks", "Downloads that wait for others to end", u64::from(snapshot.queued)),

@@ -5,12 +5,14 @@
 
 mod child;
 mod download;
+mod http;
 mod keeper;
 mod link;
 mod notices;
 mod origin;
 mod parent;
 mod places;
+mod serve;
 mod slots;
 mod start;
 #[cfg(test)]
@@ -37,6 +39,7 @@ use crate::seam::{ShardCommand, ShardEvent, ShardHandle};
 use crate::share::SharedTask;
 
 use download::Driver;
+use http::{HttpPurpose, HttpSide};
 use keeper::Keeper;
 use link::Link;
 use notices::Notices;
@@ -104,18 +107,23 @@ enum Purpose {
     Store {
         op: hawker_storage::OpId,
     },
+    Http(HttpPurpose),
     Close,
 }
 
 /// Reports to control; what its queue does not take is offered again next turn.
 #[derive(Debug)]
-struct EventQueue {
-    sender: mpsc::Sender<ShardEvent>,
-    backlog: VecDeque<ShardEvent>,
+struct EventQueue<T> {
+    sender: mpsc::Sender<T>,
+    backlog: VecDeque<T>,
 }
 
-impl EventQueue {
-    fn push(&mut self, event: ShardEvent) {
+impl<T> EventQueue<T> {
+    fn new(sender: mpsc::Sender<T>) -> Self {
+        Self { sender, backlog: VecDeque::new() }
+    }
+
+    fn push(&mut self, event: T) {
         self.backlog.push_back(event);
         self.flush();
     }
@@ -167,7 +175,7 @@ struct Shard {
     limits: Limits,
     handles: Vec<ShardHandle>,
     commands: mpsc::Receiver<ShardCommand>,
-    events: EventQueue,
+    events: EventQueue<ShardEvent>,
     counters: Arc<ShardCounters>,
     meters: Meters,
     socket_options: SocketOptions,
@@ -204,6 +212,7 @@ struct Shard {
     keeper: Option<Keeper>,
     listener: Option<File>,
     next_shard: usize,
+    http: HttpSide,
 
     /// When something that no completion announces is due.
     wake_at: Option<Instant>,
@@ -218,6 +227,7 @@ impl Shard {
         if let Some(listener) = self.listener.clone() {
             self.submit(Op::Accept { listener }, Purpose::Accept);
         }
+        self.accept_http();
         let mut completions = Vec::new();
         loop {
             self.take_commands();
@@ -244,6 +254,7 @@ impl Shard {
         for task in tasks {
             self.stop_download(task);
         }
+        self.end_http();
         self.shared.clear();
         self.watchers.clear();
     }
@@ -254,6 +265,7 @@ impl Shard {
         self.run_machines();
         self.flush_links();
         self.events.flush();
+        self.http.requests.flush();
         self.notices.flush(&self.handles);
         let wait = self.wait();
         self.engine.turn(Some(wait), completions);
@@ -295,6 +307,7 @@ impl Shard {
             }
             (Purpose::Origin { fetch }, outcome) => self.on_origin_outcome(fetch, outcome),
             (Purpose::Store { op }, outcome) => self.on_store_outcome(op, outcome),
+            (Purpose::Http(purpose), outcome) => self.on_http_outcome(purpose, outcome),
             (Purpose::Close, _) => {}
             (purpose, outcome) => unreachable!("{purpose:?} was answered by {outcome:?}"),
         }
@@ -340,7 +353,8 @@ impl Shard {
                 self.changed.insert(task);
             }
             ShardCommand::SetReader { task, piece } => self.tell(task, DownloadInput::Reader { piece }),
-            ShardCommand::HttpConnection { .. } | ShardCommand::Http(_) => {}
+            ShardCommand::HttpConnection { socket, from } => self.adopt_http(socket, from),
+            ShardCommand::Http(command) => self.on_http_command(command),
             ShardCommand::SlotFreed => self.upload.handle(self.now, UploadInput::SlotFreed),
             ShardCommand::Drain => self.drain(),
             ShardCommand::Stop => self.is_stopping = true,
@@ -366,6 +380,7 @@ impl Shard {
         for send in std::mem::take(&mut self.delayed_sends) {
             self.serve_block(send);
         }
+        self.run_http_due();
     }
 
     fn run_machines(&mut self) {
@@ -378,6 +393,7 @@ impl Shard {
         }
         for task in std::mem::take(&mut self.changed) {
             self.announce_task(task);
+            self.feed_readers(task);
         }
         self.drive_upload();
         self.drive_store();
@@ -450,7 +466,8 @@ impl Shard {
         if self.keeper.as_ref().is_some_and(Keeper::is_closed) {
             return Duration::ZERO;
         }
-        let backlog = !self.events.backlog.is_empty() || self.notices.are_unsaid();
+        let backlog =
+            !self.events.backlog.is_empty() || !self.http.requests.backlog.is_empty() || self.notices.are_unsaid();
         let wait = next.map_or(IDLE_WAIT, |at| at.since(self.now)).min(IDLE_WAIT);
         if backlog { wait.min(Duration::from_millis(5)) } else { wait }
     }
@@ -490,6 +507,7 @@ impl Shard {
     fn drain(&mut self) {
         self.is_draining = true;
         self.listener = None;
+        self.drain_http();
         let parents: Vec<u32> = self.links.iter().filter(|(_, link)| link.is_parent()).map(|(id, _)| *id).collect();
         for link in parents {
             self.send_frame(link, &hawker_proto::frame::Frame::Goodbye);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hawker_proto::frame::{ErrorCode, Frame, Head, have_windows};
-use hawker_proto::hash::block_value;
-use hawker_proto::{BLOCK_BYTES, BlockIndex, Geometry, PieceIndex, PieceMap, TaskId};
-use hawker_ring::{Block, Body, Op, Residency, residency};
+use hawker_proto::{BLOCK_BYTES, Geometry, PieceIndex, PieceMap, TaskId};
+use hawker_ring::{Block, Body, Op};
 use hawker_swarm::{LinkId, UploadInput};
 
 use super::link::Role;
+use super::serve::is_resident;
 use super::wire::{OUTBOX_BYTES_LOW, Outgoing};
 use super::{DelayedSend, Purpose, SLAB_PAUSE, Shard};
 use crate::seam::ShardEvent;
@@ -233,9 +233,7 @@ impl Shard {
             send.is_paid = true;
         }
         let file = Arc::clone(task.file().content());
-        if task.file().is_checked(piece, block)
-            && residency(&*file, range.start(), range.length()) == Residency::Resident
-        {
+        if task.file().is_checked(piece, block) && is_resident(&task, range.start(), range.end()) {
             let body = Body::File { file, offset: range.start(), length: range.length() };
             self.send_block(send, body, length);
             return;
@@ -276,27 +274,10 @@ impl Shard {
         };
         let range = task.geometry().block_range(send.piece, send.block);
         let length = u32::try_from(range.length()).unwrap_or(BLOCK_BYTES);
-        let bytes = &memory.as_slice()[..length as usize];
-        let record = task.file().record(send.piece);
-        let expected = record.as_ref().and_then(|record| record.get(send.block.0 as usize));
-        let is_good =
-            result.is_ok_and(|count| count == length as usize) && expected == Some(&block_value(range.start(), bytes));
-        if is_good {
-            task.file().mark_checked(send.piece, send.block);
+        if self.check_block(&task, send.piece, send.block, result, &memory) {
             self.send_block(send, Body::Block(memory, 0..length as usize), length);
             return;
         }
-        tracing::warn!(task = %task.id().short(), piece = send.piece.0, block = send.block.0, "a block rotted on disk");
-        task.file().clear_piece(send.piece);
-        self.on_piece_lost(task.id(), send.piece);
         self.withhold(send);
-    }
-
-    /// Whether `block` may be served by reference once its piece is whole; bytes just verified in memory and written
-    /// through the page cache are as good as checked.
-    pub(super) fn mark_checked(task: &SharedTask, piece: PieceIndex) {
-        for block in 0..task.geometry().block_count(piece) {
-            task.file().mark_checked(piece, BlockIndex(block));
-        }
     }
 }

@@ -8,12 +8,13 @@ use std::thread::JoinHandle;
 
 use hawker_proto::Instant;
 use hawker_proto::identity::HostKey;
-use hawker_ring::{Budget, Detection, EngineConfig, Slab, SlabLimits, SocketOptions, Waker};
+use hawker_ring::{Budget, Detection, EngineConfig, File, Slab, SlabLimits, SocketOptions, Waker};
 use hawker_storage::{Store, StoreConfig};
 use hawker_swarm::{Places, Upload, UploadConfig};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::mpsc;
 
+use super::http::HttpSide;
 use super::keeper::Keeper;
 use super::notices::Notices;
 use super::places::PlaceBoard;
@@ -26,7 +27,7 @@ use crate::config::{AgentConfig, DiskLimit};
 use crate::counters::ShardCounters;
 use crate::limits::Limits;
 use crate::rates::{HostRates, Meter};
-use crate::seam::{COMMAND_QUEUE_MAX, ShardCommand, ShardEvent, ShardHandle};
+use crate::seam::{COMMAND_QUEUE_MAX, HttpRequest, ShardCommand, ShardEvent, ShardHandle};
 
 /// Shards by default: one receiving core carries about 4 GB/s, and a host of 128 cores must not pay for 128.
 const SHARDS_DEFAULT_MAX: usize = 4;
@@ -45,6 +46,8 @@ pub struct Shards {
     pub handles: Vec<ShardHandle>,
     /// Where peers connect.
     pub peer_address: Option<SocketAddr>,
+    /// Where HTTP clients connect.
+    pub http_address: Option<SocketAddr>,
     /// One a shard: sums are the agent's.
     pub counters: Vec<Arc<ShardCounters>>,
     /// The host's limits.
@@ -67,12 +70,13 @@ struct Seed {
     identity: Arc<Identity>,
     commands: mpsc::Receiver<ShardCommand>,
     events: mpsc::Sender<ShardEvent>,
+    http: HttpSide,
     counters: Arc<ShardCounters>,
     rates: Arc<HostRates>,
     budget: Arc<Budget>,
     slots: Arc<SlotPool>,
     board: Arc<PlaceBoard>,
-    listener: Option<hawker_ring::File>,
+    listener: Option<File>,
     keeper: Option<Keeper>,
     socket_options: SocketOptions,
     ready: std_mpsc::Sender<(usize, std::io::Result<Waker>)>,
@@ -84,16 +88,20 @@ struct Seed {
 /// Starts the shards of an agent.
 ///
 /// # Errors
-/// The data directory, the engine, the peer port or a thread could not be had; nothing is left running.
-pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<ShardEvent>) -> Result<Shards, StartError> {
+/// The data directory, the engine, a port or a thread could not be had; nothing is left running.
+pub fn start(
+    config: &AgentConfig,
+    key: Arc<HostKey>,
+    events: &mpsc::Sender<ShardEvent>,
+    requests: &mpsc::Sender<HttpRequest>,
+) -> Result<Shards, StartError> {
     let count = config.shards.unwrap_or_else(default_shards).max(1);
     let limits = limits(count)?;
     let detection =
         hawker_ring::detect(config.engine).map_err(|error| StartError::Engine { reason: error.to_string() })?;
     let keeper = open_store(config)?;
-    let listener = listen(config)?;
-    let peer_address = listener.as_ref().map(hawker_ring::net::local_address).transpose();
-    let peer_address = peer_address.map_err(|error| StartError::Io { what: "read the peer port", error })?;
+    let (listener, peer_address) = listen(config.peer_port.map(|port| SocketAddr::new(config.advertise, port)))?;
+    let (http_listener, http_address) = listen(config.http)?;
     let cluster = config.cluster_key.clone();
     let identity = Arc::new(Identity { host: key.host_id(), key, cluster });
     let rates = Arc::new(HostRates::new(config.rates));
@@ -102,7 +110,7 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
     let board = Arc::new(PlaceBoard::new(count));
     let last_out = Arc::new(Barrier::new(count));
     let (ready, readied) = std_mpsc::channel();
-    let (mut keeper, mut listener) = (Some(keeper), listener);
+    let (mut keeper, mut listener, mut http_listener) = (Some(keeper), listener, http_listener);
     let mut launched = Vec::new();
     for index in 0..count {
         let (sender, commands) = mpsc::channel(COMMAND_QUEUE_MAX);
@@ -115,6 +123,7 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
             identity: Arc::clone(&identity),
             commands,
             events: events.clone(),
+            http: HttpSide::new(http_listener.take(), requests.clone(), limits.http.div_ceil(count)),
             counters: Arc::clone(&counters),
             rates: Arc::clone(&rates),
             budget: Arc::clone(&budget),
@@ -140,6 +149,7 @@ pub fn start(config: &AgentConfig, key: Arc<HostKey>, events: &mpsc::Sender<Shar
     let mut shards = Shards {
         handles: handles.clone(),
         peer_address,
+        http_address,
         counters: Vec::new(),
         rates,
         budget,
@@ -179,11 +189,12 @@ fn open_store(config: &AgentConfig) -> Result<Keeper, StartError> {
     Ok(Keeper::new(store, config.data_dir.clone()))
 }
 
-fn listen(config: &AgentConfig) -> Result<Option<hawker_ring::File>, StartError> {
-    let Some(port) = config.peer_port else { return Ok(None) };
-    let address = SocketAddr::new(config.advertise, port);
-    let listener = hawker_ring::net::listen(address, BACKLOG).map_err(|error| StartError::Listen { address, error })?;
-    Ok(Some(listener))
+fn listen(address: Option<SocketAddr>) -> Result<(Option<File>, Option<SocketAddr>), StartError> {
+    let Some(address) = address else { return Ok((None, None)) };
+    let failed = |error| StartError::Listen { address, error };
+    let listener = hawker_ring::net::listen(address, BACKLOG).map_err(failed)?;
+    let address = hawker_ring::net::local_address(&listener).map_err(failed)?;
+    Ok((Some(listener), Some(address)))
 }
 
 /// Congestion control is the host's choice, but for loopback: BBR paces it (measured: one sendfile stream 8.0 GB/s with
@@ -251,7 +262,8 @@ impl Seed {
             unsent: Unsent::new(handles.len()),
             handles,
             commands: self.commands,
-            events: EventQueue { sender: self.events, backlog: VecDeque::new() },
+            events: EventQueue::new(self.events),
+            http: self.http,
             counters: self.counters,
             meters: Meters {
                 up: Meter::new(self.rates.up.clone()),

@@ -19,22 +19,24 @@ use tokio::time::timeout;
 
 use super::{Shards, start};
 use crate::config::{AgentConfig, DiskLimit, Rates, WriteChoice};
-use crate::seam::{EVENT_QUEUE_MAX, KeeperRequest, OriginEnd, ShardCommand, ShardEvent};
+use crate::seam::{EVENT_QUEUE_MAX, HTTP_QUEUE_MAX, HttpRequest, KeeperRequest, OriginEnd, ShardCommand, ShardEvent};
 use crate::share::SharedTask;
 
 /// Far beyond what any step takes; a test that waits this long has hung.
-const HANG: Duration = Duration::from_secs(60);
+pub(super) const HANG: Duration = Duration::from_secs(60);
 
 /// A data plane and the events it sent.
-struct Plane {
-    shards: Shards,
-    events: mpsc::Receiver<ShardEvent>,
+pub(super) struct Plane {
+    pub(super) shards: Shards,
+    pub(super) events: mpsc::Receiver<ShardEvent>,
+    /// What HTTP clients ask, for whoever answers.
+    pub(super) requests: mpsc::Receiver<HttpRequest>,
     key: Arc<HostKey>,
     _directory: tempfile::TempDir,
 }
 
 /// Content that repeats nowhere near a block.
-fn content(length: usize) -> Vec<u8> {
+pub(super) fn content(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = (0..length.div_ceil(8)).flat_map(|_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -49,7 +51,7 @@ fn config(data_dir: &Path, engine: EngineChoice, rates: Rates) -> AgentConfig {
         scheduler: None,
         advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
         peer_port: Some(0),
-        http: None,
+        http: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)),
         socket: None,
         cluster_key: Some(ClusterKey::from_bytes([7; 32])),
         is_insecure_allowed: false,
@@ -65,20 +67,21 @@ fn config(data_dir: &Path, engine: EngineChoice, rates: Rates) -> AgentConfig {
 }
 
 impl Plane {
-    fn start(seed: u8, engine: EngineChoice, rates: Rates, scheduler: &HostKey) -> Self {
+    pub(super) fn start(seed: u8, engine: EngineChoice, rates: Rates, scheduler: &HostKey) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = Arc::new(HostKey::from_seed([seed; 32]));
         let (sender, events) = mpsc::channel(EVENT_QUEUE_MAX);
         let data_dir = directory.path().join("data");
-        let shards = start(&config(&data_dir, engine, rates), Arc::clone(&key), &sender).unwrap();
+        let (sender_http, requests) = mpsc::channel(HTTP_QUEUE_MAX);
+        let shards = start(&config(&data_dir, engine, rates), Arc::clone(&key), &sender, &sender_http).unwrap();
         for handle in &shards.handles {
             let keys = vec![scheduler.public()];
             assert!(handle.try_send(ShardCommand::Scheduler { is_connected: true, keys }));
         }
-        Self { shards, events, key, _directory: directory }
+        Self { shards, events, requests, key, _directory: directory }
     }
 
-    async fn create(&self, task: TaskId, geometry: Geometry, write: WriteMode) -> Arc<SharedTask> {
+    pub(super) async fn create(&self, task: TaskId, geometry: Geometry, write: WriteMode) -> Arc<SharedTask> {
         let (reply, answer) = oneshot::channel();
         let meta = Box::new(TaskMeta { url: "http://origin/file".to_owned(), ..TaskMeta::default() });
         let request = KeeperRequest::Create { task, geometry, meta, write, reply };
@@ -97,7 +100,7 @@ impl Plane {
         assert!(self.shards.handles[owner].send(command).await);
     }
 
-    async fn event(&mut self) -> ShardEvent {
+    pub(super) async fn event(&mut self) -> ShardEvent {
         timeout(HANG, self.events.recv()).await.expect("an event within the limit").expect("running shards")
     }
 
@@ -157,7 +160,7 @@ impl Plane {
         }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         for handle in &self.shards.handles {
             handle.send(ShardCommand::Stop).await;
         }
@@ -177,11 +180,11 @@ fn read_back(task: &SharedTask) -> Vec<u8> {
     hawker_storage::blocking::read_at(task.file().content(), length, 0).unwrap()
 }
 
-fn size(bytes: u64) -> usize {
+pub(super) fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
@@ -241,7 +244,7 @@ fn swarm_gets(engine: EngineChoice, length: usize, children: u8, write: WriteMod
     });
 }
 
-const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Epoll];
+pub(super) const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Epoll];
 
 #[test]
 fn child_gets_every_length_from_a_parent_on_both_engines() {
@@ -357,4 +360,12 @@ fn channel_bound_to_another_task_after_a_request_harms_nobody() {
             plane.stop().await;
         });
     }
+}
+
+/// Lets this process hold so many descriptors, if it may.
+pub(super) fn raise_descriptors(needed: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("up to the hard limit is allowed");
+    assert!(maximum.is_none_or(|maximum| maximum >= needed), "{maximum:?} open files are too few for this test");
 }

@@ -1,92 +1,73 @@
-//! The HTTP port: health for probes, metrics for scrapers.
+//! The HTTP port's control half: health for probes, metrics for scrapers. Connections and their bytes live on the shards.
 
-#[expect(dead_code, reason = "its shards' side follows")]
+#[cfg_attr(not(test), expect(dead_code, reason = "the mirror uses the rest"))]
 pub(crate) mod exchange;
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::extract::{ConnectInfo, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use hawker_proto::http1::{Reply, ReplyBody};
+use tokio::sync::mpsc;
 
 use super::metrics;
 use super::status::AgentFacts;
+use crate::seam::{HttpRequest, ShardHandle};
+use exchange::Exchange;
 
-/// A request's head is here within this, or the connection closes.
-const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// Longest head.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// After EMFILE and its like.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Serves until the runtime ends. Of more than `connections_max` connections the oldest goes: whoever only opens them
-/// must not keep probes out.
-pub(crate) async fn serve(listener: TcpListener, facts: Arc<AgentFacts>, connections_max: usize) {
-    let routes = Router::new().route("/healthz", get(health)).route("/metrics", get(scrape)).with_state(facts);
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        match listener.accept().await {
-            Ok((socket, from)) => {
-                if open.len() >= connections_max {
-                    open.retain(|connection| !connection.is_finished());
-                }
-                while open.len() >= connections_max {
-                    open.pop_front().inspect(AbortHandle::abort);
-                }
-                open.push_back(tokio::spawn(connection(socket, from, routes.clone())).abort_handle());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the HTTP port accepts nobody for a moment");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+/// Answers what `shards` are asked until they end: one task a request, and there is one request a connection.
+pub(crate) async fn serve(mut requests: mpsc::Receiver<HttpRequest>, shards: Vec<ShardHandle>, facts: Arc<AgentFacts>) {
+    while let Some(asked) = requests.recv().await {
+        let shard = shards[asked.id.shard].clone();
+        tokio::spawn(route(Exchange::new(shard, asked), Arc::clone(&facts)));
     }
 }
 
-async fn connection(socket: TcpStream, from: SocketAddr, routes: Router) {
-    let service = TowerToHyperService::new(routes.layer(Extension(ConnectInfo(from))));
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(socket), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, %from, "an HTTP connection ended early");
-    }
+async fn route(exchange: Exchange, facts: Arc<AgentFacts>) {
+    let head = &exchange.request().head;
+    let (path, _) = head.target.split_once('?').unwrap_or((&head.target, ""));
+    let is_read = matches!(head.method.as_str(), "GET" | "HEAD");
+    let reply = if path == "/healthz" {
+        if is_read { health(&facts) } else { refused_method() }
+    } else if path == "/metrics" {
+        if is_read { scrape(&exchange, &facts).await } else { refused_method() }
+    } else {
+        text(404, "this port answers /healthz and /metrics\n")
+    };
+    exchange.reply(reply).await;
 }
 
 /// 200 as long as the director answers.
-async fn health(State(facts): State<Arc<AgentFacts>>) -> Response {
-    if facts.asks.is_closed() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
-    } else {
-        "ok\n".into_response()
+fn health(facts: &AgentFacts) -> Reply {
+    if facts.asks.is_closed() { text(503, "stopping\n") } else { text(200, "ok\n") }
+}
+
+async fn scrape(exchange: &Exchange, facts: &AgentFacts) -> Reply {
+    // Figures say what this host does and with whom: not for everybody on the network.
+    if !exchange.from().ip().to_canonical().is_loopback() {
+        return text(
+            403,
+            "metrics are served to this host only; scrape 127.0.0.1, or put a proxy with authentication before it\n",
+        );
+    }
+    let Some(snapshot) = facts.snapshot().await else { return text(503, "stopping\n") };
+    match metrics::encode(facts, &snapshot) {
+        Ok(figures) => inline(200, &[("Content-Type", metrics::CONTENT_TYPE)], figures.into_bytes()),
+        Err(error) => text(500, &format!("{error}\n")),
     }
 }
 
-async fn scrape(State(facts): State<Arc<AgentFacts>>, ConnectInfo(from): ConnectInfo<SocketAddr>) -> Response {
-    // Figures say what this host does and with whom: not for everybody on the network.
-    if !from.ip().to_canonical().is_loopback() {
-        let text =
-            "metrics are served to this host only; scrape 127.0.0.1, or put a proxy with authentication before it\n";
-        return (StatusCode::FORBIDDEN, text).into_response();
-    }
-    let Some(snapshot) = facts.snapshot().await else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
-    };
-    match metrics::encode(&facts, &snapshot) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+fn refused_method() -> Reply {
+    inline(405, &[("Allow", "GET, HEAD"), ("Content-Type", TEXT)], b"GET and HEAD only\n".to_vec())
+}
+
+/// An answer of plain text.
+pub(crate) fn text(status: u16, text: &str) -> Reply {
+    inline(status, &[("Content-Type", TEXT)], text.as_bytes().to_vec())
+}
+
+/// An answer whose headers and length are our own, so that it cannot be refused.
+pub(crate) fn inline(status: u16, headers: &[(&str, &str)], bytes: Vec<u8>) -> Reply {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Reply::new(status, headers, ReplyBody::Inline(bytes)).expect("an answer of our own")
 }
