@@ -35,6 +35,8 @@ const CONTROL_THREADS_MAX: usize = 4;
 const ASK_QUEUE_MAX: usize = 1024;
 /// Block memory that origins in control may hold: enough for 4 streams of 4 MiB.
 const ORIGIN_BLOCK_BYTES: usize = 16 * 1024 * 1024;
+/// How often answers to HTTP clients are counted while the agent waits for their end.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long sessions and sockets may take to close after the shards have.
 const RUNTIME_STOP: Duration = Duration::from_secs(1);
 /// The host's secret, in the data directory.
@@ -135,10 +137,13 @@ impl Agent {
             let (reply, drained) = oneshot::channel();
             let asks = self.facts.asks.clone();
             // Patience ends: whoever still waits is cut off.
-            let _ = live.runtime.block_on(async {
+            let _ = live.runtime.block_on(tokio::time::timeout(drain, async {
                 asks.send(Ask::Drain { reply }).await.ok();
-                tokio::time::timeout(drain, drained).await
-            });
+                drained.await.ok();
+                while self.facts.sum(|shard| &shard.http_requests) > 0 {
+                    tokio::time::sleep(DRAIN_POLL).await;
+                }
+            }));
         }
         live.stop();
         if let Some(path) = &self.socket {

@@ -49,6 +49,8 @@ pub struct ShardCounters {
     pub http_refused: Counter,
     /// Requests of HTTP clients that are being answered now.
     pub http_requests: Counter,
+    /// Of the requests of HTTP clients, those that the shard answered without control.
+    pub http_kept: Counter,
     /// Answers to HTTP clients by the first digit of their status: 2 to 5.
     pub http_answers: [Counter; 4],
     /// Bytes of bodies that HTTP clients were sent.

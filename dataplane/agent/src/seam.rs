@@ -256,8 +256,8 @@ pub enum HttpAction {
     TakeBody,
     /// The last part of it is dealt with.
     BodyTaken,
-    /// The answer.
-    Reply { reply: Box<Reply>, content: HttpContent },
+    /// The answer; for `keep` the shard may give it to whoever asks the same with the same credentials.
+    Reply { reply: Box<Reply>, content: HttpContent, keep: Option<Duration> },
     /// The next bytes of an [`HttpContent::Stream`].
     Push(Vec<u8>),
     /// Bytes of the content from offset `upto` on will not come.

@@ -41,6 +41,7 @@ impl Shard {
 
     pub(super) fn unshare(&mut self, task: TaskId) {
         self.shared.remove(&task);
+        self.unshare_http(task);
         for (link, channel) in self.watchers.remove(&task).unwrap_or_default() {
             if let Some(Role::Parent { channels }) = self.links.get_mut(&link).map(|link| &mut link.role) {
                 channels.remove(&channel);

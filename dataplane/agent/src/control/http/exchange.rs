@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hawker_proto::http1::{Refusal, Reply, ReplyBody, Request};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -26,6 +27,7 @@ pub(crate) struct Exchange {
     is_lent: bool,
     is_body_asked: bool,
     is_answered: bool,
+    keep: Option<Duration>,
     end: End,
 }
 
@@ -47,8 +49,17 @@ impl Exchange {
     pub(crate) fn new(shard: ShardHandle, asked: HttpRequest) -> Self {
         let HttpRequest { id, from, request, body, end } = asked;
         let line = Line { shard, id };
-        let end = End::Open(end);
-        Self { line, from, request: *request, body, is_lent: false, is_body_asked: false, is_answered: false, end }
+        Self {
+            line,
+            from,
+            request: *request,
+            body,
+            is_lent: false,
+            is_body_asked: false,
+            is_answered: false,
+            keep: None,
+            end: End::Open(end),
+        }
     }
 
     /// What is asked for.
@@ -94,6 +105,14 @@ impl Exchange {
         self.end.wait().await;
     }
 
+    /// Lets the shard give the answer that follows again by itself, for so long, to whoever asks for the same target with
+    /// the same Host, Authorization and Accept, by GET or HEAD and without conditions or ranges. It does so with a 200 of
+    /// at most 64 KiB in memory or of a task that is whole; control hears nothing of it, and nobody can take it back
+    /// before, but by no longer sharing the task.
+    pub(crate) fn keep(&mut self, keep: Duration) {
+        self.keep = Some(keep);
+    }
+
     /// Answers with what the reply carries in memory; returns when that is out or the client is gone.
     ///
     /// # Panics
@@ -127,7 +146,8 @@ impl Exchange {
 
     async fn answer(&mut self, reply: Reply, content: HttpContent) {
         self.is_answered = true;
-        self.line.say(HttpAction::Reply { reply: Box::new(reply), content }).await;
+        let keep = self.keep;
+        self.line.say(HttpAction::Reply { reply: Box::new(reply), content, keep }).await;
     }
 
     fn promise(&mut self) -> Promise {

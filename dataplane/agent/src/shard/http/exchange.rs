@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hawker_proto::http1::{BodyFraming, Reply, ReplyBody, Request, SessionInput};
 use hawker_proto::{ByteRange, PieceIndex};
@@ -9,6 +10,7 @@ use hawker_storage::Pin;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Shard;
+use super::kept::Question;
 use crate::seam::{BodyPart, HttpAction, HttpCommand, HttpContent, HttpId, HttpRequest, Sent};
 use crate::share::SharedTask;
 
@@ -19,8 +21,12 @@ const BODY_PARTS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Exchange {
     number: u64,
+    /// Bytes that are none are answered, too.
+    is_request: bool,
     is_head_request: bool,
     is_answered: bool,
+    /// What an answer that is kept would be kept under.
+    question: Option<Question>,
     pub(super) body: Option<mpsc::Sender<BodyPart>>,
     end: Option<oneshot::Sender<Sent>>,
     pub(super) content: Content,
@@ -66,8 +72,10 @@ impl Exchange {
     pub(super) fn unasked(number: u64) -> Self {
         Self {
             number,
+            is_request: false,
             is_head_request: false,
             is_answered: false,
+            question: None,
             body: None,
             end: None,
             content: Content::Inline,
@@ -116,10 +124,21 @@ impl Exchange {
 impl Shard {
     /// Hands a request to control.
     pub(super) fn begin_exchange(&mut self, id: u64, request: Request) {
-        let shard = self.index;
+        let (now, shard) = (self.now, self.index);
         let Some(connection) = self.http.get(id) else { return };
         connection.requests += 1;
         let number = connection.requests;
+        let is_head_request = request.head.method == "HEAD";
+        let question = Question::of(&request);
+        self.counters.http_requests.add(1);
+        let known = question.as_ref().and_then(|question| self.http.kept.find(now, question));
+        let Some(connection) = self.http.get(id) else { return };
+        if let Some((reply, task)) = known {
+            connection.exchange = Some(Exchange { is_request: true, is_head_request, ..Exchange::unasked(number) });
+            self.counters.http_kept.add(1);
+            let content = task.map_or(HttpContent::Inline, HttpContent::Task);
+            return self.send_reply(id, reply, content, true);
+        }
         let (end, ended) = oneshot::channel();
         let (body, parts) = match request.framing {
             BodyFraming::Empty | BodyFraming::Length(0) => (None, None),
@@ -128,11 +147,16 @@ impl Shard {
                 (Some(sender), Some(parts))
             }
         };
-        let is_head_request = request.head.method == "HEAD";
-        connection.exchange = Some(Exchange { is_head_request, body, end: Some(end), ..Exchange::unasked(number) });
+        connection.exchange = Some(Exchange {
+            is_request: true,
+            is_head_request,
+            question,
+            body,
+            end: Some(end),
+            ..Exchange::unasked(number)
+        });
         let (from, request) = (connection.from, Box::new(request));
         let id = HttpId { shard, connection: id, request: number };
-        self.counters.http_requests.add(1);
         self.http.requests.push(HttpRequest { id, from, request, body: parts, end: ended });
     }
 
@@ -140,7 +164,7 @@ impl Shard {
     pub(super) fn end_exchange(&mut self, id: u64, is_complete: bool) {
         let now = self.now;
         let Some(exchange) = self.http.get(id).and_then(|connection| connection.forget_exchange(now)) else { return };
-        if exchange.end.is_some() {
+        if exchange.is_request {
             self.counters.http_requests.add(u64::MAX);
         }
         if let Content::Task(content) = &exchange.content {
@@ -160,7 +184,7 @@ impl Shard {
             HttpAction::TakeBody => connection.session.handle(now, SessionInput::TakeBody),
             HttpAction::BodyTaken => connection.session.handle(now, SessionInput::BodyTaken),
             HttpAction::Reply { .. } | HttpAction::Fail if exchange.is_answered => return,
-            HttpAction::Reply { reply, content } => self.on_reply(id, *reply, content),
+            HttpAction::Reply { reply, content, keep } => self.on_reply(id, *reply, content, keep),
             HttpAction::Push(bytes) => {
                 let Content::Stream(content) = &mut exchange.content else { return };
                 content.upto += bytes.len() as u64;
@@ -177,7 +201,24 @@ impl Shard {
         self.drive_http(id);
     }
 
-    fn on_reply(&mut self, id: u64, reply: Reply, content: HttpContent) {
+    fn on_reply(&mut self, id: u64, reply: Reply, content: HttpContent, keep: Option<Duration>) {
+        let now = self.now;
+        let Some(exchange) = self.http.get(id).and_then(|connection| connection.exchange.as_mut()) else { return };
+        if let Some((question, keep)) = exchange.question.take().zip(keep) {
+            let (is_kept, task) = match &content {
+                HttpContent::Inline => (true, None),
+                HttpContent::Task(task) => (true, Some(task)),
+                HttpContent::Stream(_) => (false, None),
+            };
+            if is_kept {
+                self.http.kept.keep(now, question, &reply, task, keep);
+            }
+        }
+        self.send_reply(id, reply, content, false);
+    }
+
+    /// Sends an answer. `is_all_here`: what is not stored now will not come.
+    fn send_reply(&mut self, id: u64, reply: Reply, content: HttpContent, is_all_here: bool) {
         let Some(exchange) = self.http.get(id).and_then(|connection| connection.exchange.as_mut()) else { return };
         let rest = match reply.body() {
             ReplyBody::Content { range, .. } => *range,
@@ -187,7 +228,7 @@ impl Shard {
             HttpContent::Inline => {}
             HttpContent::Task(task) => {
                 let (pin, name) = (task.file().pin(), task.id());
-                let content = TaskContent { task, _pin: pin, rest, is_lost: false, lacked: None };
+                let content = TaskContent { task, _pin: pin, rest, is_lost: is_all_here, lacked: None };
                 exchange.content = Content::Task(content);
                 self.add_reader(name, id);
             }

@@ -6,6 +6,7 @@
 mod connection;
 mod content;
 mod exchange;
+mod kept;
 mod readers;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use super::{ACCEPT_PAUSE, EventQueue, Purpose, Shard};
 use crate::seam::{HttpRequest, ShardCommand};
 
 use connection::Connection;
+use kept::KeptAnswers;
 use readers::Readers;
 
 /// How often clocks are looked at: they count seconds.
@@ -70,6 +72,7 @@ pub(super) struct HttpSide {
     /// Who gets the next connection.
     next_shard: usize,
     readers: HashMap<TaskId, Readers>,
+    kept: KeptAnswers,
     /// Reads of the disk under way, and who waits for one.
     checks: usize,
     waiting_checks: VecDeque<u64>,
@@ -90,6 +93,7 @@ impl HttpSide {
             next_connection: 0,
             next_shard: 0,
             readers: HashMap::new(),
+            kept: KeptAnswers::default(),
             checks: 0,
             waiting_checks: VecDeque::new(),
             delayed: HashSet::new(),
@@ -204,12 +208,18 @@ impl Shard {
         }
         self.http.tick_at = self.now + TICK;
         let now = self.now;
+        self.http.kept.trim(now);
         let is_due = |one: &Connection| one.is_held() || one.session.deadline().is_some_and(|at| at <= now);
         let due: Vec<u64> = self.http.connections.iter().filter(|(_, one)| is_due(one)).map(|(id, _)| *id).collect();
         for id in due {
             self.renew_held(id);
             self.drive_http(id);
         }
+    }
+
+    /// A task is no longer served: whoever reads it goes on, and nobody begins.
+    pub(super) fn unshare_http(&mut self, task: TaskId) {
+        self.http.kept.forget(task);
     }
 
     /// Lets clients go: those that are answered to the end of their answers.

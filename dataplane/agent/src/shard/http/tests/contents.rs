@@ -1,6 +1,7 @@
 //! Contents: tasks that arrive, rot, fail, and are read slowly or not at all.
 
 use super::*;
+use crate::seam::KeeperRequest;
 
 #[test]
 fn content_is_sent_while_it_arrives() {
@@ -186,6 +187,53 @@ fn clients_that_read_nothing_hold_nobody_up() {
         let mut late = deaf.swap_remove(7).0;
         late.head().await;
         assert!(late.bytes(bytes.len()).await == bytes, "one that begins to read gets all");
+        plane
+    });
+}
+
+#[test]
+fn kept_answer_is_given_again_without_control_until_the_task_is_gone() {
+    on_both_engines(Rates::default(), |mut plane| async move {
+        let bytes = content((1 << 20) + 9);
+        let task = whole_task(&plane, &bytes).await;
+        let (reply, sealed) = tokio::sync::oneshot::channel();
+        let root = hawker_proto::hash::root_of_bytes(&bytes);
+        let seal = ShardCommand::Keeper(KeeperRequest::Seal { task: task.id(), root, reply });
+        plane.shards.handles[0].send(seal).await;
+        timeout(HANG, sealed).await.expect("an answer").expect("a keeper").expect("sealed");
+        let mut client = Client::connect(&plane).await;
+        let fields = "Authorization: Bearer mine\r\n";
+        client.get("/blob", fields).await;
+        let mut exchange = asked(&mut plane).await;
+        exchange.keep(HANG);
+        let reply = selected(&exchange, bytes.len(), "\"1\"");
+        let mut sending = exchange.reply_task(reply, Arc::clone(&task)).await;
+        assert_eq!(client.head().await.status, 200);
+        assert!(client.bytes(bytes.len()).await == bytes);
+        assert!(timeout(HANG, sending.sent()).await.expect("sent").is_complete);
+        for turn in 0..3 {
+            client.get("/blob", fields).await;
+            let head = client.head().await;
+            assert_eq!((head.status, head.field("ETag")), (200, Some("\"1\"")), "{turn}");
+            assert!(client.bytes(bytes.len()).await == bytes, "{turn}");
+        }
+        client.say(format!("HEAD /blob HTTP/1.1\r\nHost: here\r\n{fields}\r\n")).await;
+        assert_eq!(client.head().await.length(), bytes.len());
+        assert!(plane.requests.try_recv().is_err(), "control was asked once");
+        // Other credentials, a range, and a task that is gone are control's business.
+        for other in ["", "Authorization: Bearer yours\r\n", &format!("{fields}Range: bytes=0-\r\n")] {
+            client.get("/blob", other).await;
+            asked(&mut plane).await.reply(text(403, "no\n")).await;
+            assert_eq!(client.text().await.0, 403);
+        }
+        for handle in &plane.shards.handles {
+            handle.send(ShardCommand::Unshare { task: task.id() }).await;
+        }
+        client.get("/blob", fields).await;
+        asked(&mut plane).await.reply(text(404, "gone\n")).await;
+        assert_eq!(client.text().await.0, 404);
+        let kept: u64 = plane.shards.counters.iter().map(|one| one.http_kept.value()).sum();
+        assert_eq!(kept, 4);
         plane
     });
 }
