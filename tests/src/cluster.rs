@@ -29,6 +29,16 @@ pub struct Wish {
     pub engine: &'static str,
     /// A program that runs the agents, such as one that denies them system calls first.
     pub wrapper: Option<PathBuf>,
+    /// The agents' settings file.
+    pub settings: String,
+}
+
+impl Wish {
+    /// Agents as they are out of the box.
+    #[must_use]
+    pub fn new(hosts: u32, rate: &'static str, engine: &'static str) -> Self {
+        Self { hosts, rate, engine, wrapper: None, settings: String::new() }
+    }
 }
 
 /// Agents on h1..hN, a scheduler on a host of its own, nginx on `origin`: its link carries nothing but content.
@@ -55,6 +65,7 @@ impl Cluster {
         let root = scratch.join("root");
         std::fs::create_dir(&root).expect("room");
         write_cluster_key(&scratch.join("cluster.key"));
+        std::fs::write(scratch.join("agent.toml"), &wish.settings).expect("room");
         let address = format!("{}:80", lab.address("origin")).parse().expect("an address");
         let nginx = Nginx::start(&scratch, address, &root, Behaviour::default(), Some(&lab));
         let agents = (0..wish.hosts).map(|_| None).collect();
@@ -134,6 +145,7 @@ impl Cluster {
         command.arg("--data-dir").arg(self.scratch.join(&format!("data-{host}")));
         command.arg("--socket").arg(self.socket(index));
         command.arg("--cluster-key").arg(self.scratch.join("cluster.key"));
+        command.arg("--config").arg(self.scratch.join("agent.toml"));
         clean(&mut command);
         self.agents[index] = Some(Process::start(self.scratch.path(), &format!("agent-{host}"), command));
     }
@@ -277,11 +289,12 @@ pub fn ask(socket: &Path, arguments: &[&str]) -> Option<Value> {
     serde_json::from_slice(&output.stdout).ok()
 }
 
-/// Takes away the settings of whoever runs the tests.
+/// Takes away the settings of whoever runs the tests, and the guard: an agent's pid is its own.
 pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HAWKER_")) {
         command.env_remove(name);
     }
+    command.env("HAWKER_NO_GUARD", "true");
 }
 
 /// The cluster key of every cluster of a test.

@@ -219,6 +219,18 @@ pub fn wait_until(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) 
     }
 }
 
+/// A running child of a process.
+#[must_use]
+pub fn child_of(parent: u32) -> Option<Pid> {
+    let names = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut pids = names.filter_map(|name| name.parse::<i32>().ok());
+    let wanted = format!("PPid:\t{parent}");
+    // One that has ended and is yet to be waited for is no agent.
+    let is_wanted = |status: &str| status.lines().any(|line| line == wanted) && !status.contains("State:\tZ");
+    pids.find(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_wanted(&status)))
+        .and_then(Pid::from_raw)
+}
+
 fn read(path: &Path) -> String {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

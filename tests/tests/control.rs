@@ -99,7 +99,7 @@ struct Scene {
 
 impl Scene {
     fn start(engine: &'static str, fault: Fault) -> Self {
-        let cluster = Cluster::start(Wish { hosts: HOSTS, rate: RATE, engine, wrapper: None });
+        let cluster = Cluster::start(Wish::new(HOSTS, RATE, engine));
         Self { engine, fault, cluster }
     }
 

@@ -17,7 +17,7 @@ fn two_agents_and_the_scheduler_are_killed_and_everybody_still_ends_with_the_rig
         return skip("two_agents_and_the_scheduler_are_killed", &obstacle);
     }
     let _alone = exclusive();
-    let mut cluster = Cluster::start(Wish { hosts: 8, rate: "200mbit", engine: "auto", wrapper: None });
+    let mut cluster = Cluster::start(Wish::new(8, "200mbit", "auto"));
     let length: u64 = if is_full() { (256 << 20) + 1 } else { (48 << 20) + 1 };
     let digest = files::write_random(&cluster.root().join("file"), length, 9);
     let url = cluster.nginx().url("file");

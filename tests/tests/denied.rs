@@ -19,7 +19,7 @@ fn a_swarm_without_io_uring_works_and_says_why_it_has_none() {
         return skip("a_swarm_without_io_uring_works_and_says_why_it_has_none", &obstacle);
     }
     let _alone = exclusive();
-    let cluster = Cluster::start(Wish { hosts: 3, rate: "200mbit", engine: "auto", wrapper: Some(wrapper()) });
+    let cluster = Cluster::start(Wish { wrapper: Some(wrapper()), ..Wish::new(3, "200mbit", "auto") });
     let length = (16 << 20) + 1;
     let digest = files::write_random(&cluster.root().join("file"), length, 10);
     let url = cluster.nginx().url("file");

@@ -31,7 +31,7 @@ fn swarm(test: &str, engine: &'static str) {
         return skip(test, "this kernel or container has no io_uring");
     }
     let _alone = exclusive();
-    let cluster = Cluster::start(Wish { hosts: HOSTS, rate: RATE, engine, wrapper: None });
+    let cluster = Cluster::start(Wish::new(HOSTS, RATE, engine));
     // One byte more than whole blocks: the last piece is as short as can be.
     let length = if is_full() { (256 << 20) + 1 } else { (32 << 20) + 1 };
     let digest = files::write_random(&cluster.root().join("file"), length, 8);

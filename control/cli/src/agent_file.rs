@@ -40,6 +40,7 @@ pub(crate) struct AgentFile {
     pub(crate) limit_disk: Option<u64>,
     #[serde(deserialize_with = "duration")]
     pub(crate) drain: Option<Duration>,
+    pub(crate) no_guard: Option<bool>,
 }
 
 impl AgentFile {

@@ -57,6 +57,12 @@ fn start_log(arguments: &Arguments) -> Result<(), Failure> {
         None => EnvFilter::new(arguments.command.default_log()),
     };
     let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        // What cannot be logged, because nobody reads any more, cannot be complained about there either: that would panic.
+        .log_internal_errors(false)
+        .init();
     Ok(())
 }

@@ -64,7 +64,17 @@ pub(crate) fn resolve(arguments: &AgentArguments) -> Result<AgentConfig, Failure
         disk: arguments.limit_disk.or(file.limit_disk).map_or(DiskLimit::KeepFree, DiskLimit::Bytes),
         write: WriteChoice::Auto,
         drain: arguments.drain.or(file.drain).unwrap_or(DRAIN),
+        restarts: arguments.guarded,
     })
+}
+
+/// Whether a guard should watch over the agent.
+pub(crate) fn wants_guard(arguments: &AgentArguments) -> Result<bool, Failure> {
+    let said = match (&arguments.no_guard, &arguments.config) {
+        (None, Some(path)) => read_file(path)?.no_guard,
+        (said, _) => *said,
+    };
+    Ok(!said.unwrap_or(false))
 }
 
 /// Where an agent keeps its tasks when nobody says otherwise.

@@ -21,6 +21,15 @@ pub(crate) struct Stop {
 impl Stop {
     /// Stops at the first SIGINT or SIGTERM. The second one ends the process at once, whatever it is doing.
     pub(crate) fn on_signals() -> Result<Self, Failure> {
+        Self::watch(true)
+    }
+
+    /// The same, but for the second one, which says no more than the first.
+    pub(crate) fn on_first_signal() -> Result<Self, Failure> {
+        Self::watch(false)
+    }
+
+    fn watch(does_second_end: bool) -> Result<Self, Failure> {
         let stop = Self { waiter: Some(thread::current()), ..Self::default() };
         let asked = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -41,7 +50,7 @@ impl Stop {
                             _ = interrupt.recv() => {}
                             _ = terminate.recv() => {}
                         }
-                        if asked.is_asked() {
+                        if does_second_end && asked.is_asked() {
                             std::process::exit(Exit::Interrupted as i32);
                         }
                         asked.ask();

@@ -15,7 +15,6 @@ use hawker_scheduler::HostInfo;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::StartError;
 use crate::config::AgentConfig;
 use crate::control::director::{self, Ask, Parts, Queues};
 use crate::control::http;
@@ -28,6 +27,7 @@ use crate::control::status::AgentFacts;
 use crate::control::tags::TagBook;
 use crate::seam::{EVENT_QUEUE_MAX, HTTP_QUEUE_MAX, HttpRequest, ShardCommand, ShardEvent};
 use crate::shard::{self, Shards};
+use crate::{Pulse, StartError};
 
 /// Threads of the control half.
 const CONTROL_THREADS_MAX: usize = 4;
@@ -51,6 +51,7 @@ pub struct Agent {
     running: Option<Live>,
     facts: Arc<AgentFacts>,
     api: Arc<LocalApi>,
+    pulse: Pulse,
     socket: Option<PathBuf>,
     drain: Duration,
 }
@@ -77,9 +78,10 @@ impl Agent {
         // The shards alone hold the queues, which end with them.
         drop((events, requests));
         let live = Live { runtime, shards };
-        match assemble(&config, &key, &live, shard_events, http_requests) {
+        let pulse = Pulse { shards: live.shards.counters.clone(), director: Arc::default() };
+        match assemble(&config, &key, &live, shard_events, http_requests, &pulse) {
             Ok((facts, api)) => {
-                Ok(Self { running: Some(live), facts, api, socket: config.socket, drain: config.drain })
+                Ok(Self { running: Some(live), facts, api, pulse, socket: config.socket, drain: config.drain })
             }
             Err(error) => {
                 live.stop();
@@ -110,6 +112,12 @@ impl Agent {
     #[must_use]
     pub fn engine(&self) -> (&'static str, &str) {
         (self.facts.detection.kind.name(), &self.facts.detection.reason)
+    }
+
+    /// Signs of life of this agent's threads.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// A connection to this agent's local API without a path: for the process that the agent lives in.
@@ -254,6 +262,7 @@ fn assemble(
     live: &Live,
     shard_events: mpsc::Receiver<ShardEvent>,
     http_requests: mpsc::Receiver<HttpRequest>,
+    pulse: &Pulse,
 ) -> Result<(Arc<AgentFacts>, Arc<LocalApi>), StartError> {
     let _entered = live.runtime.enter();
     let io = |what| move |error| StartError::Io { what, error };
@@ -292,6 +301,7 @@ fn assemble(
         scheduler_url,
         data_dir: config.data_dir.clone(),
         started: Instant::now(),
+        restarts: config.restarts,
         asks,
     });
     let parts = Parts {
@@ -309,7 +319,8 @@ fn assemble(
         own: Outbox::new(own_outbox, own_facts),
         own_key,
     };
-    live.runtime.spawn(director::run(parts, Queues { asks: ask_queue, shards: shard_events, links: link_events }));
+    let queues = Queues { asks: ask_queue, shards: shard_events, links: link_events };
+    live.runtime.spawn(director::run(parts, queues, Arc::clone(&pulse.director)));
     live.runtime.spawn(http::serve(http_requests, shards.handles.clone(), Arc::clone(&facts)));
     let api = LocalApi::new(Arc::clone(&facts), shards.limits.commands);
     if let Some(listener) = socket {

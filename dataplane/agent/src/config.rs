@@ -42,6 +42,8 @@ pub struct AgentConfig {
     pub write: WriteChoice,
     /// How long SIGTERM waits for running uploads and downloads.
     pub drain: Duration,
+    /// How often a guard has started this agent again; `None` when none watches over it.
+    pub restarts: Option<u32>,
 }
 
 /// Bytes per second over the whole host, `None` for unlimited.

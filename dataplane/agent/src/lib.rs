@@ -9,6 +9,7 @@ pub mod config;
 mod control;
 pub mod counters;
 pub mod limits;
+mod pulse;
 pub mod rates;
 pub mod seam;
 pub mod shard;
@@ -20,4 +21,5 @@ pub use control::embedded;
 /// Named here for callers that may not know the rooms below.
 pub use hawker_proto as proto;
 pub use hawker_ring::EngineChoice;
+pub use pulse::Pulse;
 pub use start_error::StartError;

@@ -70,6 +70,7 @@ fn config(order: &AgentOrder) -> Result<AgentConfig, BenchError> {
             WriteMode::Buffered => WriteChoice::Buffered,
         },
         drain: Duration::ZERO,
+        restarts: None,
     })
 }
 

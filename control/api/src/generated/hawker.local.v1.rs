@@ -204,6 +204,11 @@ pub struct StatusReport {
     pub uptime_ms: u64,
     #[prost(message, repeated, tag = "15")]
     pub tasks: ::prost::alloc::vec::Vec<Task>,
+    /// Whether a guard watches over the agent, and how often it has started it again.
+    #[prost(bool, tag = "16")]
+    pub is_guarded: bool,
+    #[prost(uint32, tag = "17")]
+    pub restarts: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SchedulerLink {

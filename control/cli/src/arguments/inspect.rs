@@ -21,7 +21,7 @@ pub(crate) struct Target {
 Shows what the agent of this host does: which engine drives it and why, whether it reaches its scheduler, running \
 downloads, neighbors, bytes by source (origin, peers, cache), disk and memory.
 
-JSON keys: engine, engine_reason, scheduler, tasks[], neighbors, bytes {origin, peer, cache, uploaded}, disk {used, limit}, \
+JSON keys: engine, engine_reason, scheduler, guard {restarts}, tasks[], neighbors, bytes {origin, peer, cache, uploaded}, disk {used, limit}, \
 memory.")]
 pub(crate) struct StatusArguments {
     #[command(flatten)]

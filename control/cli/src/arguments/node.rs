@@ -23,7 +23,11 @@ with the flags' names, such as:
 
 The cluster key proves membership: 64 hex digits in a file that only its owner can read, the same on every host \
 (`openssl rand -hex 32`); HAWKER_CLUSTER_KEY_TEXT may hold the digits themselves. Beyond loopback an agent does not \
-start without one, unless --insecure is said.";
+start without one, unless --insecure is said.
+
+Two processes run: the agent, and a guard of a few MiB that kills and restarts it within two seconds when it hangs or dies, \
+since a client would wait long for a stuck mirror and asks the registry at once when none listens. Signals go to the guard; \
+an agent that cannot work (exit code 2, or a failed first start) ends both with its exit code.";
 
 const AGENT_EXAMPLES: &str = "\
 Examples:
@@ -90,9 +94,15 @@ pub(crate) struct AgentArguments {
     /// How long SIGTERM waits for running transfers [default: 10s]
     #[arg(long, env = "HAWKER_DRAIN", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) drain: Option<Duration>,
+    /// Run without the small process that kills and restarts an agent that hangs: under a debugger, say
+    #[arg(long, env = "HAWKER_NO_GUARD", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) no_guard: Option<bool>,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+    /// A guard started this one for the N-th time after the first, and listens at standard input
+    #[arg(long, hide = true, value_name = "N")]
+    pub(crate) guarded: Option<u32>,
 }
 
 /// Run the scheduler, which tells agents whom to talk to

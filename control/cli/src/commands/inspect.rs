@@ -109,6 +109,7 @@ fn status_json(report: &StatusReport) -> Value {
         "engine": report.engine,
         "engine_reason": report.engine_reason,
         "scheduler": scheduler,
+        "guard": report.is_guarded.then(|| json!({ "restarts": report.restarts })),
         "tasks": tasks,
         "neighbors": report.neighbors,
         "bytes": traffic_json(traffic),
@@ -167,6 +168,11 @@ fn print_status(report: &StatusReport) {
         Some(link) if link.is_connected => println!("scheduler  {}, connected, epoch {}", link.url, link.epoch),
         Some(link) => println!("scheduler  {}, NOT connected: {}", link.url, link.reason),
         None => println!("scheduler  none: this agent works alone"),
+    }
+    if report.is_guarded {
+        println!("guard      watches, has restarted the agent {} times", report.restarts);
+    } else {
+        println!("guard      none");
     }
     println!("listens    peers {}, http {}", or_nothing(&report.peer_address), or_nothing(&report.http_address));
     println!("neighbors  {}", report.neighbors);
@@ -262,7 +268,8 @@ mod tests {
         let report = status_json(&StatusReport::default());
         let mut keys: Vec<&str> = report.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();
-        let promised = ["bytes", "disk", "engine", "engine_reason", "memory", "neighbors", "scheduler", "tasks"];
+        let promised =
+            ["bytes", "disk", "engine", "engine_reason", "guard", "memory", "neighbors", "scheduler", "tasks"];
         assert_eq!(keys, promised);
         for key in ["origin", "peer", "cache", "uploaded"] {
             assert_eq!(report["bytes"][key], 0);

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod get;
+pub(crate) mod guard;
 pub(crate) mod inspect;
 pub(crate) mod node;
 pub(crate) mod sim;

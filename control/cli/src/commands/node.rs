@@ -1,6 +1,7 @@
 //! Commands that stay: `agent`, `scheduler`, `up`. They end at SIGTERM or Ctrl-C, after draining.
 
 use std::fs::DirBuilder;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -19,20 +20,47 @@ use crate::exit::Failure;
 use crate::stop::Stop;
 use crate::{keys, settings};
 
+use super::guard;
+
 /// The port that the README and the examples name.
 const SCHEDULER_PORT: u16 = 7300;
 
 const KEY_HINT: &str = "make a key with `openssl rand -hex 32 > cluster.key`, chmod 600, and copy it to every host";
 
 pub(crate) fn agent(arguments: &AgentArguments) -> Result<ExitCode, Failure> {
-    end_with_parent(arguments.with_parent)?;
+    end_with_parent(arguments.with_parent || arguments.guarded.is_some())?;
     let config = settings::resolve(arguments)?;
+    if arguments.guarded.is_some() {
+        return guarded_agent(config);
+    }
+    if settings::wants_guard(arguments)? {
+        return guard::watch();
+    }
     let stop = Stop::on_signals()?;
     let agent = start_agent(config)?;
-    println!("agent listens at {}", places(&agent));
+    say_places(&agent);
     stop.wait();
     agent.stop();
     Ok(ExitCode::SUCCESS)
+}
+
+/// An agent whose guard reads its signs of life.
+fn guarded_agent(config: AgentConfig) -> Result<ExitCode, Failure> {
+    let (stop, line) = guard::Line::open()?;
+    let heart = line.beat()?;
+    let agent = start_agent(config)?;
+    heart.watch(agent.pulse());
+    say_places(&agent);
+    stop.wait();
+    // The threads end in an order of their own.
+    heart.watch_nobody();
+    agent.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_places(agent: &Agent) {
+    // Whoever read the first line may be gone when the agent is started again.
+    let _ = writeln!(std::io::stdout(), "agent listens at {}", places(agent));
 }
 
 pub(crate) fn scheduler(arguments: &SchedulerArguments) -> Result<ExitCode, Failure> {

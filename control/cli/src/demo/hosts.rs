@@ -69,7 +69,7 @@ impl Host {
         let mut command = hawker("agent")?;
         command.args(["--scheduler", &format!("http://{}", common.scheduler)]);
         command.args(["--advertise", &address.to_string(), "--peer-port", "0", "--http-port", "0"]);
-        command.args(["--engine", common.engine, "--limit-disk", &common.disk_bytes.to_string()]);
+        command.args(["--engine", common.engine, "--limit-disk", &common.disk_bytes.to_string(), "--no-guard"]);
         command.arg("--data-dir").arg(directory.join("data")).arg("--socket").arg(&socket);
         command.arg("--cluster-key").arg(common.cluster_key);
         if common.host_rate > 0 {

@@ -40,6 +40,7 @@ pub fn embedded_config(part_dir: &Path) -> AgentConfig {
         disk: DiskLimit::Unlimited,
         write: WriteChoice::Direct,
         drain: Duration::ZERO,
+        restarts: None,
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct AgentFacts {
     pub(crate) scheduler_url: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) started: Instant,
+    /// `None` when no guard watches.
+    pub(crate) restarts: Option<u32>,
     pub(crate) asks: mpsc::Sender<Ask>,
 }
 
@@ -95,6 +97,8 @@ impl AgentFacts {
             }),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             tasks,
+            is_guarded: self.restarts.is_some(),
+            restarts: self.restarts.unwrap_or(0),
         })
     }
 }

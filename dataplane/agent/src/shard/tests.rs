@@ -63,6 +63,7 @@ fn config(data_dir: &Path, engine: EngineChoice, rates: Rates) -> AgentConfig {
         disk: DiskLimit::Unlimited,
         write: WriteChoice::Auto,
         drain: Duration::from_secs(1),
+        restarts: None,
     }
 }
 

@@ -40,6 +40,7 @@ use super::link::{LinkEvent, Outbox, Side, Welcome};
 use super::origin::{BlockSource, OriginClient, OriginError, Resolution, Spooled};
 use super::tags::TagBook;
 use crate::config::WriteChoice;
+use crate::counters::Counter;
 use crate::limits::Limits;
 use crate::seam::{OriginEnd, ShardCommand, ShardEvent, ShardHandle};
 use crate::share::SharedTask;
@@ -188,13 +189,14 @@ pub(crate) struct Queues {
 }
 
 /// Runs the director until nobody can ask it anything any more.
-pub(crate) async fn run(parts: Parts, mut queues: Queues) {
+pub(crate) async fn run(parts: Parts, mut queues: Queues, turns: Arc<Counter>) {
     let (internal, mut results) = mpsc::channel(INTERNAL_QUEUE_MAX);
     let mut director = Director::new(parts, internal);
     director.introduce().await;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        turns.add(1);
         let due = director.next_due();
         tokio::select! {
             ask = queues.asks.recv() => match ask {

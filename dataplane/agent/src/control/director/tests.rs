@@ -94,7 +94,8 @@ impl World {
             own: Outbox::new(own_outbox, own_facts),
             own_key,
         };
-        tokio::spawn(run(parts, Queues { asks: ask_queue, shards: shard_queue, links: link_queue }));
+        let queues = Queues { asks: ask_queue, shards: shard_queue, links: link_queue };
+        tokio::spawn(run(parts, queues, Arc::default()));
         let scheduler = HostKey::from_seed([5; 32]);
         Self {
             asks,
