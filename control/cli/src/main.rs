@@ -44,6 +44,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Ls(arguments) => commands::inspect::list(arguments),
         Command::Stat(arguments) => commands::inspect::stat(arguments),
         Command::Rm(arguments) => commands::inspect::remove(arguments),
+        Command::Setup(arguments) => commands::setup::run(&arguments),
+        Command::Doctor(arguments) => commands::doctor::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Sim(arguments) => commands::sim::run(&arguments),

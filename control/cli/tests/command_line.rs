@@ -32,6 +32,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "agent",
         "scheduler",
         "bench",
+        "setup",
+        "doctor",
         "sim",
         "Exit codes",
         "7 agent unreachable",

@@ -3,18 +3,24 @@
 
 mod bench;
 mod demo;
+mod doctor;
 mod get;
 mod inspect;
 mod node;
+mod setup;
 mod sim;
 
 use clap::{Parser, Subcommand};
 
 pub(crate) use bench::{BenchArguments, BenchScenario, BenchWorkerArguments};
 pub(crate) use demo::DemoArguments;
+pub(crate) use doctor::DoctorArguments;
 pub(crate) use get::GetArguments;
 pub(crate) use inspect::{ListArguments, RemoveArguments, StatArguments, StatusArguments};
 pub(crate) use node::{AgentArguments, SchedulerArguments, UpArguments};
+pub(crate) use setup::{
+    ContainerdArguments, CrioArguments, DockerArguments, Mirror, PodmanArguments, SetupArguments, SetupClient, Writing,
+};
 pub(crate) use sim::{RolloutArguments, SimArguments};
 
 const ABOUT: &str = "\
@@ -67,6 +73,8 @@ pub(crate) enum Command {
     Ls(ListArguments),
     Stat(StatArguments),
     Rm(RemoveArguments),
+    Setup(SetupArguments),
+    Doctor(DoctorArguments),
     Demo(DemoArguments),
     Bench(BenchArguments),
     Sim(SimArguments),

@@ -1,10 +1,12 @@
 //! One module per command.
 
 pub(crate) mod bench;
+pub(crate) mod doctor;
 pub(crate) mod get;
 pub(crate) mod guard;
 pub(crate) mod inspect;
 pub(crate) mod node;
+pub(crate) mod setup;
 pub(crate) mod sim;
 
 /// Prints one JSON object. Nobody reading any more is no failure of the command.
