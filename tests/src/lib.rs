@@ -7,10 +7,12 @@
 pub mod caller;
 pub mod capture;
 pub mod cluster;
+pub mod containerd;
 pub mod crowd;
 pub mod disk;
 pub mod files;
 mod fuse;
+pub mod images;
 pub mod island;
 pub mod lab;
 pub mod liar;
@@ -18,10 +20,13 @@ pub mod loopback;
 pub mod memory;
 pub mod nginx;
 pub mod origin;
+pub mod podman;
 pub mod process;
+pub mod registry;
 pub mod rig;
 pub mod scripted;
 pub mod tls;
+pub mod token;
 pub mod workspace;
 
 use std::io::{Read, Write};

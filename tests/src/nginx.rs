@@ -21,6 +21,7 @@ pub struct Behaviour {
 pub struct Request {
     pub body_bytes: u64,
     pub status: u16,
+    pub method: String,
     pub target: String,
     pub range: String,
 }
@@ -40,11 +41,21 @@ impl Nginx {
     /// When nginx is missing or does not start.
     #[must_use]
     pub fn start(scratch: &Scratch, address: SocketAddr, root: &Path, behaviour: Behaviour, lab: Option<&Lab>) -> Self {
+        let ranges = if behaviour.is_without_ranges { "max_ranges 0;" } else { "" };
+        Self::serve(scratch, address, &format!("listen {address}; root {}; {ranges}", root.display()), lab)
+    }
+
+    /// Serves what `server`, the inside of a server's block of its configuration, says; it must listen at `address`.
+    ///
+    /// # Panics
+    /// When nginx is missing or does not start.
+    #[must_use]
+    pub fn serve(scratch: &Scratch, address: SocketAddr, server: &str, lab: Option<&Lab>) -> Self {
         let directory = scratch.join(&format!("nginx-{}", address.port()));
         std::fs::create_dir_all(&directory).expect("room for nginx");
         let access_log = directory.join("access.log");
         let configuration = directory.join("nginx.conf");
-        std::fs::write(&configuration, configuration_text(&directory, address, root, behaviour)).expect("room");
+        std::fs::write(&configuration, configuration_text(&directory, server)).expect("room");
         let program = workspace::find_program("nginx").expect("callers check for nginx first");
         let mut command = lab.map_or_else(|| Command::new(&program), |lab| lab.command("origin", &program));
         command.arg("-e").arg(directory.join("error.log")).arg("-c").arg(&configuration).arg("-p").arg(&directory);
@@ -69,11 +80,12 @@ impl Nginx {
         let text = std::fs::read_to_string(&self.access_log).unwrap_or_default();
         text.lines()
             .map(|line| {
-                let mut words = line.splitn(4, ' ');
+                let mut words = line.splitn(5, ' ');
                 let mut word = || words.next().unwrap_or_else(|| panic!("a word is missing: {line}"));
                 Request {
                     body_bytes: word().parse().expect("bytes"),
                     status: word().parse().expect("a status"),
+                    method: word().to_owned(),
                     target: word().to_owned(),
                     range: word().to_owned(),
                 }
@@ -99,21 +111,19 @@ impl Nginx {
     }
 }
 
-fn configuration_text(directory: &Path, address: SocketAddr, root: &Path, behaviour: Behaviour) -> String {
+fn configuration_text(directory: &Path, server: &str) -> String {
     let directory = directory.display();
-    let root = root.display();
-    let ranges = if behaviour.is_without_ranges { "max_ranges 0;" } else { "" };
     // One process, so that its pid is all there is to end.
     format!(
         "daemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log {directory}/error.log;\n\
          events {{ worker_connections 1024; }}\n\
          http {{\n\
-           log_format bytes '$body_bytes_sent $status $request_uri $http_range';\n\
+           log_format bytes '$body_bytes_sent $status $request_method $request_uri $http_range';\n\
            access_log {directory}/access.log bytes;\n\
            client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;\n\
            fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;\n\
-           sendfile on; tcp_nopush on; etag on; {ranges}\n\
-           server {{ listen {address}; root {root}; }}\n\
+           sendfile on; tcp_nopush on; etag on;\n\
+           server {{ {server} }}\n\
          }}\n"
     )
 }

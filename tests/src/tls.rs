@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, KeyPair, SigningKey as _, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -30,6 +30,41 @@ impl Identity {
         Self { certificate, key }
     }
 
+    /// The certificate, DER.
+    #[must_use]
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// A signature by ECDSA with P-256 and SHA-256: its two numbers, 32 bytes each.
+    ///
+    /// # Panics
+    /// Never: keys are of that kind.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let der = self.key.sign(message).expect("a key of that kind");
+        // SEQUENCE { INTEGER, INTEGER }, each with its length in one byte, and with a zero before a first bit that is set.
+        let mut rest = &der[2..];
+        let mut numbers = Vec::new();
+        for _ in 0..2 {
+            let (number, after) = rest[2..].split_at(usize::from(rest[1]));
+            let digits = &number[number.len().saturating_sub(32)..];
+            numbers.extend(std::iter::repeat_n(0, 32 - digits.len()));
+            numbers.extend_from_slice(digits);
+            rest = after;
+        }
+        numbers
+    }
+
+    /// Writes certificate and key as a server reads them from files.
+    ///
+    /// # Panics
+    /// When they cannot be written.
+    pub fn write(&self, certificate: &Path, key: &Path) {
+        write_roots(certificate, &[self]);
+        std::fs::write(key, pem("PRIVATE KEY", &self.key.serialize_der())).expect("room");
+    }
+
     /// What a TLS server that shows this certificate runs with.
     ///
     /// # Panics
@@ -53,11 +88,12 @@ impl Identity {
 /// # Panics
 /// When the file cannot be written.
 pub fn write_roots(path: &Path, trusted: &[&Identity]) {
-    let pem = trusted.iter().map(|identity| {
-        let text = base64::engine::general_purpose::STANDARD.encode(&identity.certificate);
-        let lines: Vec<&str> =
-            text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
-        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-    });
-    std::fs::write(path, pem.collect::<String>()).expect("room");
+    let roots = trusted.iter().map(|identity| pem("CERTIFICATE", &identity.certificate));
+    std::fs::write(path, roots.collect::<String>()).expect("room");
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
