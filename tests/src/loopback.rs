@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::cluster::{ask, clean};
 use crate::nginx::{Behaviour, Nginx};
-use crate::process::{Ended, Process, Scratch};
+use crate::process::{Ended, Process, Scratch, wait_until};
 use crate::{files, free_address, http_get, workspace};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -190,6 +190,8 @@ impl Loopback {
     /// When it does not say.
     #[must_use]
     pub fn listeners(&self, index: usize) -> [SocketAddr; 2] {
+        // It joins its scheduler before it says so.
+        wait_until(READY_WITHIN, "the agent's addresses", || self.agents[index].stdout().contains(" for http"));
         let text = self.agents[index].stdout();
         let address = |before: &str| text.split(before).next()?.rsplit(' ').next()?.parse().ok();
         [" for peers", " for http"].map(|before| address(before).unwrap_or_else(|| panic!("no address in {text}")))

@@ -1,6 +1,7 @@
 //! One client's connection: runs its session, receives and transmits for it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use hawker_proto::http1::{HttpSession, Reply, ReplyBody, SessionConfig, SessionInput, SessionOutput};
 use hawker_proto::{ByteRange, Instant};
@@ -11,6 +12,7 @@ use super::exchange::Exchange;
 use super::{HttpPurpose, Purpose, Shard};
 use crate::clock;
 use crate::seam::BodyPart;
+use crate::share::SharedTask;
 
 /// What a receive asks for: a head is rarely longer, and thousands of clients may be silent.
 const HEAD_RECEIVE_BYTES: usize = 4 * 1024;
@@ -31,8 +33,8 @@ pub(super) struct Connection {
     pub(super) transmit_bytes: u64,
     /// What the session wants sent and no transmit carries yet.
     pub(super) held: Option<Held>,
-    /// A block is being read for it.
-    pub(super) is_checking: bool,
+    /// Of this task a block is being read for it.
+    pub(super) checking: Option<Arc<SharedTask>>,
     /// The end of the block that was just read and is right, whatever the kernel says of its pages.
     pub(super) fresh_until: u64,
     /// The request that is being answered.
@@ -63,7 +65,7 @@ impl Connection {
             transmit: None,
             transmit_bytes: 0,
             held: None,
-            is_checking: false,
+            checking: None,
             fresh_until: 0,
             exchange: None,
             requests: 0,
@@ -232,6 +234,7 @@ impl Connection {
     pub(super) fn forget_exchange(&mut self, now: Instant) -> Option<Exchange> {
         self.idle_since = now;
         self.held = None;
+        self.fresh_until = 0;
         self.exchange.take()
     }
 }

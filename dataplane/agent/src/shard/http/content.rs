@@ -102,7 +102,7 @@ impl Shard {
                     self.transmit_held(id, Body::Bytes(chunk), bytes);
                 }
             }
-            Content::Task(_) if connection.is_checking => {}
+            Content::Task(_) if connection.checking.is_some() => {}
             Content::Task(content) => match content.next(range, connection.fresh_until) {
                 Next::Until(end) => {
                     let (file, offset) = (Arc::clone(content.task.file().content()), range.start());
@@ -174,7 +174,7 @@ impl Shard {
             return;
         };
         let task = Arc::clone(&content.task);
-        connection.is_checking = true;
+        connection.checking = Some(Arc::clone(&task));
         self.http.checks += 1;
         let range = task.geometry().block_range(piece, block);
         let length = usize::try_from(range.length()).unwrap_or(BLOCK_BYTES as usize);
@@ -194,14 +194,11 @@ impl Shard {
         memory: Block,
     ) {
         self.http.checks -= 1;
-        if let Some(connection) = self.http.get(id) {
-            connection.is_checking = false;
-            let content = connection.exchange.as_ref().map(|exchange| &exchange.content);
-            if let Some(Content::Task(content)) = content {
-                let task = Arc::clone(&content.task);
-                connection.fresh_until = task.geometry().block_range(piece, block).end();
-                self.check_block(&task, piece, block, result, &memory);
-            }
+        if let Some(connection) = self.http.get(id)
+            && let Some(task) = connection.checking.take()
+        {
+            connection.fresh_until = task.geometry().block_range(piece, block).end();
+            self.check_block(&task, piece, block, result, &memory);
         }
         drop(memory);
         self.go_on_sending(id);
