@@ -5,6 +5,8 @@
 // These live in a binary, which no other crate can depend on; none of them touches the world.
 #[path = "../../control/cli/src/agent_file.rs"]
 mod agent_file;
+#[path = "../../control/cli/src/mirror_file.rs"]
+mod mirror_file;
 #[path = "../../control/cli/src/pairs.rs"]
 mod pairs;
 #[path = "../../control/cli/src/units.rs"]

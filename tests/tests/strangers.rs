@@ -61,7 +61,8 @@ const PLACES: [(&str, &str, usize); 8] = [
     ("control/server/src/http.rs", ".add_service(", 3),
     ("control/server/src/http.rs", "Routes::new(", 1),
     ("control/server/src/lib.rs", "Listener::bind(", 1),
-    ("dataplane/agent/src/control/http/mod.rs", "path == \"/", 2),
+    // Those of PATHS, and /v2: the registry mirror.
+    ("dataplane/agent/src/control/http/mod.rs", "path == \"/", 3),
     ("dataplane/agent/src/control/local_api/mod.rs", "Listener::bind(", 1),
     ("dataplane/agent/src/shard/start.rs", "net::listen(", 1),
     ("dataplane/ring/src/net.rs", ".listen(", 1),
@@ -174,6 +175,8 @@ fn every_listener_method_and_path_refuses_strangers() {
             let status = cluster.island.run(|| status_of(HTTP, path));
             assert_eq!(status, 200, "{path} of the agent, from its own host");
         }
+        let status = cluster.island.run(|| status_of(HTTP, "/v2/"));
+        assert_eq!(status, 200, "the mirror, from its own host");
         let outside = SocketAddr::new(HOST.parse().expect("an address"), 7311);
         let connected = cluster.island.run(|| TcpStream::connect_timeout(&outside, LIMIT).is_ok());
         assert!(!connected, "the agent's HTTP port can be reached from elsewhere");

@@ -8,6 +8,7 @@ use hawker_proto::url::{Url, shown};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::mirror_file::MirrorFile;
 use crate::pairs::parse_label;
 use crate::units::{parse_duration, parse_rate, parse_size};
 
@@ -41,6 +42,8 @@ pub(crate) struct AgentFile {
     #[serde(deserialize_with = "duration")]
     pub(crate) drain: Option<Duration>,
     pub(crate) no_guard: Option<bool>,
+    /// What only a file can say: about registries.
+    pub(crate) mirror: MirrorFile,
 }
 
 impl AgentFile {
@@ -49,7 +52,11 @@ impl AgentFile {
     /// # Errors
     /// What is wrong and in which line.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        let file: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        for registry in &file.mirror.registry {
+            registry.check().map_err(|error| format!("registry {}: {error}", registry.name))?;
+        }
+        Ok(file)
     }
 }
 

@@ -10,6 +10,7 @@ mod descriptors;
 mod embedded;
 mod exit;
 mod keys;
+mod mirror_file;
 mod pairs;
 mod progress;
 mod settings;

@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hawker_agent::EngineChoice;
-use hawker_agent::config::{AgentConfig, DiskLimit, Rates, WriteChoice};
+use hawker_agent::config::{
+    AgentConfig, CredentialsPolicy, DiskLimit, MirrorConfig, Rates, RegistryConfig, TagPolicy, TagRule, WriteChoice,
+};
 
 use crate::agent_file::{AgentFile, parse_scheduler};
 use crate::arguments::AgentArguments;
 use crate::client::default_socket;
 use crate::exit::Failure;
 use crate::keys;
+use crate::mirror_file::{CredentialsFile, MirrorFile, PolicyFile, RegistryFile, TagsFile};
 
 /// Not among the ephemeral ports, and next to each other: one firewall rule.
 pub(crate) const PEER_PORT: u16 = 7310;
@@ -65,6 +68,7 @@ pub(crate) fn resolve(arguments: &AgentArguments) -> Result<AgentConfig, Failure
         write: WriteChoice::Auto,
         drain: arguments.drain.or(file.drain).unwrap_or(DRAIN),
         restarts: arguments.guarded,
+        mirror: mirror(file.mirror),
     })
 }
 
@@ -75,6 +79,46 @@ pub(crate) fn wants_guard(arguments: &AgentArguments) -> Result<bool, Failure> {
         (said, _) => *said,
     };
     Ok(!said.unwrap_or(false))
+}
+
+fn mirror(file: MirrorFile) -> MirrorConfig {
+    let default = MirrorConfig::default();
+    MirrorConfig {
+        is_enabled: file.enabled.unwrap_or(default.is_enabled),
+        default_registry: file.default_registry,
+        is_only_configured: file.only_configured.unwrap_or(default.is_only_configured),
+        registries: file.registry.into_iter().map(registry).collect(),
+        tags: file.tags.into_iter().map(tags).collect(),
+    }
+}
+
+fn registry(file: RegistryFile) -> RegistryConfig {
+    RegistryConfig {
+        url: file.url,
+        mirrors: file.mirrors,
+        ca: file.ca,
+        is_insecure: file.insecure,
+        credentials: match file.credentials {
+            CredentialsFile::Forward => CredentialsPolicy::Forward,
+            CredentialsFile::Node => CredentialsPolicy::Node,
+            CredentialsFile::Bypass => CredentialsPolicy::Bypass,
+        },
+        auth_file: file.auth_file,
+        helper: file.helper,
+        realms: file.realms,
+        permit: file.permit.unwrap_or(RegistryConfig::PERMIT),
+        grace: file.grace.unwrap_or(RegistryConfig::GRACE),
+        ..RegistryConfig::of(file.name)
+    }
+}
+
+fn tags(file: TagsFile) -> TagRule {
+    let policy = match file.policy {
+        PolicyFile::Always => TagPolicy::Always,
+        PolicyFile::Pinned => TagPolicy::Pinned,
+        PolicyFile::For(lasts) => TagPolicy::For(lasts),
+    };
+    TagRule { pattern: file.pattern, policy }
 }
 
 /// Where an agent keeps its tasks when nobody says otherwise.
@@ -147,6 +191,26 @@ mod tests {
     }
 
     #[test]
+    fn a_file_says_how_registries_are_asked() {
+        let text = "[mirror]\ndefault-registry = 'h.io:5000'\nonly-configured = true\n\
+             [[mirror.registry]]\nname = 'index.docker.io'\nmirrors = ['https://m.io/hub/']\ncredentials = 'node'\n\
+             auth-file = '/a'\nrealms = ['auth.io']\npermit = '10s'\n\
+             [[mirror.registry]]\nname = 'h.io:5000'\nurl = 'http://h.io:5000'\ninsecure = true\n\
+             [[mirror.tags]]\npattern = '*:latest'\npolicy = 'always'\n\
+             [[mirror.tags]]\npattern = 'h.io:5000/*'\npolicy = '10m'\n";
+        let mirror = with_file(text, AgentArguments::default()).unwrap().mirror;
+        assert!(mirror.is_enabled && mirror.is_only_configured);
+        assert_eq!(mirror.default_registry.unwrap().as_str(), "h.io:5000");
+        let [hub, other] = mirror.registries.as_slice() else { panic!("two registries") };
+        assert_eq!((hub.name.as_str(), hub.mirrors[0].to_string()), ("docker.io", "https://m.io/hub/".to_owned()));
+        assert_eq!((hub.credentials, hub.permit), (CredentialsPolicy::Node, Duration::from_secs(10)));
+        assert_eq!((other.credentials, other.grace), (CredentialsPolicy::Forward, RegistryConfig::GRACE));
+        assert!(other.is_insecure);
+        let policies: Vec<_> = mirror.tags.iter().map(|rule| rule.policy).collect();
+        assert_eq!(policies, [TagPolicy::Always, TagPolicy::For(Duration::from_secs(600))]);
+    }
+
+    #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let arguments = AgentArguments { peer_port: Some(9), limit_up: Some(0), ..AgentArguments::default() };
         let config = with_file("peer-port = 1\nlimit-up = 5\nlimit-down = 6", arguments).unwrap();
@@ -166,6 +230,14 @@ mod tests {
             ("shards = 0", "shards"),
             ("scheduler = 'ftp://x'", "ftp://x"),
             ("cluster-key = '/does/not/exist'", "/does/not/exist"),
+            ("[mirror]\ndefault = 'x'", "default"),
+            ("[mirror]\ndefault-registry = 'a/b'", "a/b"),
+            ("[[mirror.registry]]\nurl = 'https://x'", "name"),
+            ("[[mirror.registry]]\nname = 'h.io'\nurl = 'http://h.io'", "insecure"),
+            ("[[mirror.registry]]\nname = 'h.io'\ncredentials = 'node'", "auth-file"),
+            ("[[mirror.registry]]\nname = 'h.io'\nhelper = 'x'", "node"),
+            ("[[mirror.registry]]\nname = 'h.io'\ncredentials = 'mine'", "mine"),
+            ("[[mirror.tags]]\npattern = 'x'\npolicy = 'sometimes'", "sometimes"),
         ] {
             let failure = with_file(text, AgentArguments::default()).unwrap_err();
             assert_eq!(failure.exit, Exit::Usage, "{text}");

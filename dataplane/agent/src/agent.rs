@@ -18,10 +18,12 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::AgentConfig;
 use crate::control::director::{self, Ask, Parts, Queues};
 use crate::control::http;
+use crate::control::keeper::Keeper;
 use crate::control::link::{INBOX_MAX, LinkFacts, OUTBOX_MAX, Outbox};
 use crate::control::local_api::{self, LocalApi};
 use crate::control::local_scheduler::LocalScheduler;
-use crate::control::origin::{BlockSource, OriginClient};
+use crate::control::mirror::{self, Mirror, MirrorParts};
+use crate::control::origin::{BlockSource, OriginClient, Transports};
 use crate::control::scheduler_link::{self, SessionConfig};
 use crate::control::status::AgentFacts;
 use crate::control::tags::TagBook;
@@ -268,6 +270,7 @@ fn assemble(
     let io = |what| move |error| StartError::Io { what, error };
     let shards = &live.shards;
     let socket = config.socket.as_deref().map(listen_socket).transpose()?;
+    let own_certificates = mirror::certificates(&config.mirror).map_err(|reason| StartError::Config { reason })?;
 
     let (asks, ask_queue) = mpsc::channel(ASK_QUEUE_MAX);
     let (links, link_events) = mpsc::channel(INBOX_MAX);
@@ -290,6 +293,11 @@ fn assemble(
     let limits = SlabLimits { bytes_max: ORIGIN_BLOCK_BYTES, reserve_blocks: 0 };
     let slab = Slab::new(limits, Arc::clone(&shards.budget)).map_err(io("reserve block memory"))?;
     let scheduler_url = config.scheduler.clone().unwrap_or_default();
+    let transports = Transports::new(own_certificates);
+    let tags = TagBook::new(key.host_id(), cluster.clone());
+    let (host, keeper) = (key.host_id(), Keeper::new(shards.handles[0].clone()));
+    let parts = MirrorParts { host, transports: transports.clone(), asks: asks.clone(), keeper, book: tags.clone() };
+    let mirror = Mirror::new(&config.mirror, &config.data_dir, parts);
     let facts = Arc::new(AgentFacts {
         host: key.host_id(),
         detection: shards.detection.clone(),
@@ -312,16 +320,16 @@ fn assemble(
         has_peers: config.scheduler.is_some(),
         limits: shards.limits,
         shards: shards.handles.clone(),
-        client: OriginClient::new(),
+        client: OriginClient::new(transports),
         blocks: BlockSource::new(slab, Arc::clone(&shards.rates)),
-        tags: TagBook::new(key.host_id(), cluster.clone()),
+        tags,
         cluster,
         own: Outbox::new(own_outbox, own_facts),
         own_key,
     };
     let queues = Queues { asks: ask_queue, shards: shard_events, links: link_events };
     live.runtime.spawn(director::run(parts, queues, Arc::clone(&pulse.director)));
-    live.runtime.spawn(http::serve(http_requests, shards.handles.clone(), Arc::clone(&facts)));
+    live.runtime.spawn(http::serve(http_requests, shards.handles.clone(), Arc::clone(&facts), mirror));
     let api = LocalApi::new(Arc::clone(&facts), shards.limits.commands);
     if let Some(listener) = socket {
         live.runtime.spawn(Arc::clone(&api).serve(listener));

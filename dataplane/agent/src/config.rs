@@ -1,11 +1,15 @@
 //! What an agent is told at start: resolved values only. Flags, TOML and environment are the command line's business.
 
+mod mirror;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hawker_proto::identity::ClusterKey;
 use hawker_ring::EngineChoice;
+
+pub use mirror::{CredentialsPolicy, MirrorConfig, RegistryConfig, TagPolicy, TagRule};
 
 /// All that an agent needs to know to start.
 #[derive(Clone, Debug)]
@@ -44,6 +48,8 @@ pub struct AgentConfig {
     pub drain: Duration,
     /// How often a guard has started this agent again; `None` when none watches over it.
     pub restarts: Option<u32>,
+    /// How it stands for registries on `http`.
+    pub mirror: MirrorConfig,
 }
 
 /// Bytes per second over the whole host, `None` for unlimited.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hawker_agent::Agent;
-use hawker_agent::config::{AgentConfig, DiskLimit, Rates, WriteChoice};
+use hawker_agent::config::{AgentConfig, DiskLimit, MirrorConfig, Rates, WriteChoice};
 use hawker_agent::proto::identity::ClusterKey;
 use landlock::{AccessNet, CompatLevel, Compatible, NetPort, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError};
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,7 @@ fn config(order: &AgentOrder) -> Result<AgentConfig, BenchError> {
         },
         drain: Duration::ZERO,
         restarts: None,
+        mirror: MirrorConfig::default(),
     })
 }
 

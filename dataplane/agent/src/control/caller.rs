@@ -12,6 +12,7 @@ use hawker_proto::url::Url;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 
+use super::director::Ask;
 use super::origin::OriginError;
 use super::origin::{hint, meaning};
 use crate::seam::Trouble;
@@ -77,7 +78,6 @@ impl GetRequest {
     ///
     /// # Errors
     /// The URL is none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the registry mirror will ask for blobs"))]
     pub(crate) fn of_blob(url: &str, headers: Vec<(String, String)>, digest: Digest) -> Result<Self, Failure> {
         let request = Self::parse(hawker_api::local::Get { url: url.to_owned(), ..Default::default() })?;
         Ok(Self { headers, name: Some(digest), is_credentialed: false, ..request })
@@ -125,6 +125,39 @@ impl GetRequest {
             is_public: false,
             limit_bytes_per_s: (get.limit_bytes_per_s > 0).then_some(get.limit_bytes_per_s),
         })
+    }
+}
+
+/// A question to the director that is not answered yet; dropped, it is taken back.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) events: mpsc::Receiver<CallerEvent>,
+    _interest: Interest,
+}
+
+impl Asked {
+    /// Asks for content in the name of `caller`; `None` when the agent stops.
+    pub(crate) async fn begin(asks: &mpsc::Sender<Ask>, caller: CallerId, request: GetRequest) -> Option<Self> {
+        let (sender, events) = mpsc::channel(CALLER_QUEUE_MAX);
+        asks.send(Ask::Get { caller, request: Box::new(request), events: sender }).await.ok()?;
+        Some(Self { events, _interest: Interest { caller, asks: asks.clone() } })
+    }
+}
+
+/// Tells the director that nobody waits here any more.
+#[derive(Debug)]
+struct Interest {
+    caller: CallerId,
+    asks: mpsc::Sender<Ask>,
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        let (caller, asks) = (self.caller, self.asks.clone());
+        // Also when this task is cancelled; not when the whole runtime ends, and nobody cares then.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { drop(asks.send(Ask::Gone { caller }).await) });
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hawker_ring::EngineChoice;
 
-use crate::config::{AgentConfig, DiskLimit, Rates, WriteChoice};
+use crate::config::{AgentConfig, DiskLimit, MirrorConfig, Rates, WriteChoice};
 
 /// The directory in which the download of `file` lives until it is whole: `.FILE.hawker-part` beside it, on the same
 /// file system, so that the end is a rename. Running the command again finds it and goes on.
@@ -41,6 +41,7 @@ pub fn embedded_config(part_dir: &Path) -> AgentConfig {
         write: WriteChoice::Direct,
         drain: Duration::ZERO,
         restarts: None,
+        mirror: MirrorConfig { is_enabled: false, ..MirrorConfig::default() },
     }
 }
 

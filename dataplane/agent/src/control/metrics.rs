@@ -10,6 +10,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::director::Snapshot;
+use super::mirror::Mirror;
 use super::status::{AgentFacts, resident_bytes};
 
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -18,7 +19,7 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 ///
 /// # Errors
 /// Only when the text cannot be written, which is a bug.
-pub(crate) fn encode(facts: &AgentFacts, snapshot: &Snapshot) -> Result<String, fmt::Error> {
+pub(crate) fn encode(facts: &AgentFacts, snapshot: &Snapshot, mirror: &Mirror) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("hawker");
     let engine = vec![
         ("engine", facts.detection.kind.name().to_owned()),
@@ -29,6 +30,7 @@ pub(crate) fn encode(facts: &AgentFacts, snapshot: &Snapshot) -> Result<String, 
     registry.register("build", "This program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
     counters(&mut registry, facts, snapshot);
     gauges(&mut registry, facts, snapshot);
+    registries(&mut registry, mirror);
     let mut text = String::new();
     encode_text(&mut text, &registry)?;
     Ok(text)
@@ -64,6 +66,32 @@ fn counters(registry: &mut Registry, facts: &AgentFacts, snapshot: &Snapshot) {
         answers.get_or_create(&[("class", class)]).inc_by(facts.sum(|shard| &shard.http_answers[index]));
     }
     registry.register("http_answers", "Answers to HTTP clients", answers);
+}
+
+/// What the registry mirror did.
+fn registries(registry: &mut Registry, mirror: &Mirror) {
+    let figures = mirror.figures();
+    let requests: Family<[(&str, &str); 2], Counter> = Family::default();
+    for (kind, class, count) in figures.requests() {
+        requests.get_or_create(&[("kind", kind), ("class", class)]).inc_by(count);
+    }
+    registry.register("mirror_requests", "Answers of the registry mirror", requests);
+    let bytes: Family<[(&str, &str); 1], Counter> = Family::default();
+    for (source, count) in figures.by_source() {
+        bytes.get_or_create(&[("source", source)]).inc_by(count);
+    }
+    let help = "Bytes that the mirror sent, by where most of their content came from";
+    registry.register_with_unit("mirror_sent", help, Unit::Bytes, bytes);
+    let counts = [
+        ("mirror_registry_requests", "Questions put to registries by the mirror", mirror.questions()),
+        ("mirror_checks", "Questions to registries whether a caller may have an object", figures.checks.value()),
+        ("mirror_hits", "Objects that were here already", figures.hits.value()),
+        ("mirror_stale", "Answers given when the registry could not be asked", figures.stale.value()),
+        ("mirror_wanted", "Layers fetched before they were asked for", figures.wanted.value()),
+    ];
+    for (name, help, value) in counts {
+        registry.register(name, help, ConstCounter::new(value));
+    }
 }
 
 fn gauges(registry: &mut Registry, facts: &AgentFacts, snapshot: &Snapshot) {

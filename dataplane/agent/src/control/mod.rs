@@ -10,10 +10,10 @@ pub(crate) mod link;
 pub(crate) mod local_api;
 pub(crate) mod local_scheduler;
 pub(crate) mod metrics;
+pub(crate) mod mirror;
 pub(crate) mod origin;
 pub(crate) mod scheduler_link;
 pub(crate) mod status;
-#[allow(dead_code, reason = "the registry mirror will ask")]
 pub(crate) mod tags;
 pub(crate) mod validators;
 pub(crate) mod wire;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Shards, start};
-use crate::config::{AgentConfig, DiskLimit, Rates, WriteChoice};
+use crate::config::{AgentConfig, DiskLimit, MirrorConfig, Rates, WriteChoice};
 use crate::seam::{EVENT_QUEUE_MAX, HTTP_QUEUE_MAX, HttpRequest, KeeperRequest, OriginEnd, ShardCommand, ShardEvent};
 use crate::share::SharedTask;
 
@@ -64,6 +64,7 @@ fn config(data_dir: &Path, engine: EngineChoice, rates: Rates) -> AgentConfig {
         write: WriteChoice::Auto,
         drain: Duration::from_secs(1),
         restarts: None,
+        mirror: MirrorConfig::default(),
     }
 }
 

@@ -141,6 +141,12 @@ impl Reply {
         self.status
     }
 
+    /// Its fields, without those that the session adds.
+    #[must_use]
+    pub fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
     /// What it carries.
     #[must_use]
     pub const fn body(&self) -> &ReplyBody {

@@ -1,6 +1,6 @@
-//! The HTTP port's control half: health for probes, metrics for scrapers. Connections and their bytes live on the shards.
+//! The HTTP port's control half: health for probes, metrics for scrapers, the registry mirror for clients of registries.
+//! Connections and their bytes live on the shards.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the mirror uses the rest"))]
 pub(crate) mod exchange;
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use hawker_proto::http1::{Reply, ReplyBody};
 use tokio::sync::mpsc;
 
 use super::metrics;
+use super::mirror::Mirror;
 use super::status::AgentFacts;
 use crate::seam::{HttpRequest, ShardHandle};
 use exchange::Exchange;
@@ -16,23 +17,31 @@ use exchange::Exchange;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers what `shards` are asked until they end: one task a request, and there is one request a connection.
-pub(crate) async fn serve(mut requests: mpsc::Receiver<HttpRequest>, shards: Vec<ShardHandle>, facts: Arc<AgentFacts>) {
+pub(crate) async fn serve(
+    mut requests: mpsc::Receiver<HttpRequest>,
+    shards: Vec<ShardHandle>,
+    facts: Arc<AgentFacts>,
+    mirror: Arc<Mirror>,
+) {
     while let Some(asked) = requests.recv().await {
         let shard = shards[asked.id.shard].clone();
-        tokio::spawn(route(Exchange::new(shard, asked), Arc::clone(&facts)));
+        tokio::spawn(route(Exchange::new(shard, asked), Arc::clone(&facts), Arc::clone(&mirror)));
     }
 }
 
-async fn route(exchange: Exchange, facts: Arc<AgentFacts>) {
+async fn route(exchange: Exchange, facts: Arc<AgentFacts>, mirror: Arc<Mirror>) {
     let head = &exchange.request().head;
     let (path, _) = head.target.split_once('?').unwrap_or((&head.target, ""));
+    if path == "/v2" || path.starts_with("/v2/") {
+        return mirror.serve(exchange).await;
+    }
     let is_read = matches!(head.method.as_str(), "GET" | "HEAD");
     let reply = if path == "/healthz" {
         if is_read { health(&facts) } else { refused_method() }
     } else if path == "/metrics" {
-        if is_read { scrape(&exchange, &facts).await } else { refused_method() }
+        if is_read { scrape(&exchange, &facts, &mirror).await } else { refused_method() }
     } else {
-        text(404, "this port answers /healthz and /metrics\n")
+        text(404, "this port answers /healthz, /metrics and /v2/\n")
     };
     exchange.reply(reply).await;
 }
@@ -42,7 +51,7 @@ fn health(facts: &AgentFacts) -> Reply {
     if facts.asks.is_closed() { text(503, "stopping\n") } else { text(200, "ok\n") }
 }
 
-async fn scrape(exchange: &Exchange, facts: &AgentFacts) -> Reply {
+async fn scrape(exchange: &Exchange, facts: &AgentFacts, mirror: &Mirror) -> Reply {
     // Figures say what this host does and with whom: not for everybody on the network.
     if !exchange.from().ip().to_canonical().is_loopback() {
         return text(
@@ -51,7 +60,7 @@ async fn scrape(exchange: &Exchange, facts: &AgentFacts) -> Reply {
         );
     }
     let Some(snapshot) = facts.snapshot().await else { return text(503, "stopping\n") };
-    match metrics::encode(facts, &snapshot) {
+    match metrics::encode(facts, &snapshot, mirror) {
         Ok(figures) => inline(200, &[("Content-Type", metrics::CONTENT_TYPE)], figures.into_bytes()),
         Err(error) => text(500, &format!("{error}\n")),
     }

@@ -13,13 +13,12 @@ use hawker_proto::hash::Root;
 use hawker_proto::{ByteRange, PieceIndex, PieceMap, TaskId};
 use hawker_storage::Pin;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::proof::Proof;
 use super::wire::{closed, send};
 use super::{LocalApi, event, fail, stopping};
-use crate::control::caller::{CALLER_QUEUE_MAX, CallerEvent, CallerId, Failure, GetRequest, Opened, code};
+use crate::control::caller::{Asked, CallerEvent, Failure, GetRequest, Opened, code};
 use crate::control::director::Ask;
 
 /// How often a command hears how far it is, when nothing else is to say.
@@ -86,33 +85,7 @@ pub(super) async fn serve(api: &LocalApi, stream: &mut UnixStream, get: local::G
 
 /// Asks the director for the content.
 async fn ask(api: &LocalApi, request: &GetRequest) -> Option<Asked> {
-    let (sender, events) = mpsc::channel(CALLER_QUEUE_MAX);
-    let caller = api.next_caller();
-    let request = Box::new(request.clone());
-    api.asks().send(Ask::Get { caller, request, events: sender }).await.ok()?;
-    Some(Asked { events, _interest: Interest { caller, asks: api.asks().clone() } })
-}
-
-/// A question to the director that is not answered yet.
-struct Asked {
-    events: mpsc::Receiver<CallerEvent>,
-    _interest: Interest,
-}
-
-/// Tells the director that nobody waits here any more.
-struct Interest {
-    caller: CallerId,
-    asks: mpsc::Sender<Ask>,
-}
-
-impl Drop for Interest {
-    fn drop(&mut self) {
-        let (caller, asks) = (self.caller, self.asks.clone());
-        // Also when this task is cancelled; not when the whole runtime ends, and nobody cares then.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { drop(asks.send(Ask::Gone { caller }).await) });
-        }
-    }
+    Asked::begin(api.asks(), api.next_caller(), request.clone()).await
 }
 
 struct Session {

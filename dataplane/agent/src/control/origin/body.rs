@@ -10,8 +10,8 @@ use hyper::body::{Bytes, Incoming};
 
 use hawker_ring::{Block, Slab};
 
-use super::client::innermost;
 use super::error::OriginError;
+use super::transport::innermost;
 use crate::clock;
 use crate::rates::{Bucket, HostRates};
 

@@ -2,34 +2,22 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, Version};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::{Method, Request, Version};
+use hyper_util::client::legacy::connect::HttpInfo;
 
 use hawker_proto::ByteRange;
 use hawker_proto::http1::{self, OriginAnswer, RedirectError, ResponseHead};
 use hawker_proto::url::Url;
 
 use super::error::OriginError;
-use super::reach::{Reach, Resolver, TooNear};
+use super::reach::Reach;
+use super::transport::{Hop, Outgoing, Transports, nothing, split};
 
-/// DNS and TCP together, per address.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the request until the head of the answer, connecting included.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
-/// Idle connections are closed before common servers close them (nginx: 75 s), so that few requests meet a dead one.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle connections kept for one origin.
-const IDLE_PER_HOST_MAX: usize = 8;
 /// What Hawker calls itself unless the caller says otherwise.
-const USER_AGENT: &str = concat!("hawker/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("hawker/", env!("CARGO_PKG_VERSION"));
 
 /// Header fields that are Hawker's to set, whatever a caller gives: they frame the message or choose the range.
 const OWN_FIELDS: [&str; 14] = [
@@ -95,48 +83,22 @@ impl fmt::Debug for Answered {
     }
 }
 
-/// Speaks to origins. Cheap to clone; connections are shared.
-#[derive(Clone)]
+/// Asks origins for content. Cheap to clone; connections are shared.
+#[derive(Clone, Debug)]
 pub(crate) struct OriginClient {
-    /// One for each [`Reach`], with connections of its own: one that was opened for a near address is not there for
-    /// questions that must go far.
-    https: [Https; Reach::COUNT],
-}
-
-type Https = Client<HttpsConnector<HttpConnector<Resolver>>, Empty<Bytes>>;
-
-impl fmt::Debug for OriginClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OriginClient").finish_non_exhaustive()
-    }
+    transports: Transports,
 }
 
 impl OriginClient {
-    /// A client that trusts the system's certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured). A host
-    /// without any can still fetch over http; https then fails by name.
-    pub(crate) fn new() -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        let (added, ignored) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            tracing::warn!(
-                ignored,
-                errors = found.errors.len(),
-                "no trusted certificates found: https origins will fail"
-            );
-        }
-        Self::with_roots(roots)
+    /// A client over `transports`.
+    pub(crate) const fn new(transports: Transports) -> Self {
+        Self { transports }
     }
 
     /// A client that trusts `roots` alone.
+    #[cfg(test)]
     pub(crate) fn with_roots(roots: rustls::RootCertStore) -> Self {
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Self { https: Reach::ALL.map(|least| https(tls.clone(), least)) }
+        Self::new(Transports::with_roots(roots))
     }
 
     /// Sends `ask` and follows redirects until there is an answer.
@@ -150,11 +112,12 @@ impl OriginClient {
         let mut least = Reach::Host;
         let mut from = None;
         for hop in 0..=http1::REDIRECTS_MAX {
-            let response = self.send(ask, &url, &headers, least, from.as_ref()).await?;
+            let question = request(ask, &url, &headers)?;
+            let response = self.transports.send(question, Hop { least, from: from.as_ref(), ..Hop::to(&url) }).await?;
             let direct = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
             // An address that is not known may be any.
             least = least.max(direct.map_or(Reach::World, |address| Reach::of(address.ip())));
-            let (head, body) = split(&url, response)?;
+            let (head, body) = split(&url, false, response)?;
             let answer = http1::interpret(ask.range, &head);
             let OriginAnswer::Redirect { location, .. } = &answer else {
                 let direct = direct.filter(|_| hop == 0 && url.scheme() == hawker_proto::url::Scheme::Http);
@@ -166,50 +129,11 @@ impl OriginClient {
         }
         Err(OriginError::TooManyRedirects)
     }
-
-    async fn send(
-        &self,
-        ask: &Ask,
-        url: &Url,
-        headers: &[(String, String)],
-        least: Reach,
-        from: Option<&Url>,
-    ) -> Result<Response<Incoming>, OriginError> {
-        let request = request(ask, url, headers)?;
-        let host = url.authority();
-        let too_near =
-            |to: String| OriginError::PrivateRedirect { host: from.map(Url::authority).unwrap_or_default(), to };
-        // hyper asks no resolver about addresses.
-        if !least.admits(url) {
-            return Err(too_near(host));
-        }
-        match tokio::time::timeout(HEAD_TIMEOUT, self.https[least as usize].request(request)).await {
-            Err(_) => Err(OriginError::Timeout { host, waited: HEAD_TIMEOUT }),
-            Ok(Err(error)) if TooNear::is_in(&error) => Err(too_near(host)),
-            Ok(Err(error)) if error.is_connect() => Err(OriginError::Connect { host, reason: innermost(&error) }),
-            Ok(Err(error)) => Err(OriginError::Broken { host, reason: innermost(&error) }),
-            Ok(Ok(response)) => Ok(response),
-        }
-    }
 }
 
-fn https(tls: rustls::ClientConfig, least: Reach) -> Https {
-    let mut tcp = HttpConnector::new_with_resolver(Resolver::new(least));
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-        .http1_max_buf_size(http1::HTTP_HEAD_BYTES_MAX)
-        .build(https)
-}
-
-fn request(ask: &Ask, url: &Url, headers: &[(String, String)]) -> Result<Request<Empty<Bytes>>, OriginError> {
+fn request(ask: &Ask, url: &Url, headers: &[(String, String)]) -> Result<Request<Outgoing>, OriginError> {
     let uri: hyper::Uri = url.to_string().parse().map_err(|_| OriginError::BadHeader("Host".to_owned()))?;
-    let mut request = Request::new(Empty::new());
+    let mut request = Request::new(nothing());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_11;
@@ -254,35 +178,9 @@ fn is_own_field(name: &str) -> bool {
     OWN_FIELDS.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
-/// The head in the form that `http1` judges. Fields that are not text mean nothing to Hawker and are left out.
-fn split(url: &Url, response: Response<Incoming>) -> Result<(ResponseHead, Incoming), OriginError> {
-    let (parts, body) = response.into_parts();
-    let version_minor = u8::from(parts.version != Version::HTTP_10);
-    let headers = parts
-        .headers
-        .iter()
-        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
-        .collect();
-    let head = ResponseHead { status: parts.status.as_u16(), version_minor, headers };
-    // hyper accepts several equal Content-Length fields; whatever http1 refuses is refused here too.
-    if let Err(error) = head.framing(false) {
-        return Err(OriginError::Malformed { host: url.authority(), reason: error.to_string() });
-    }
-    Ok((head, body))
-}
-
-fn refused_redirect(from: &Url, error: RedirectError) -> OriginError {
+pub(crate) fn refused_redirect(from: &Url, error: RedirectError) -> OriginError {
     match error {
         RedirectError::Downgrade => OriginError::InsecureRedirect { host: from.authority() },
         RedirectError::Location(_) => OriginError::Malformed { host: from.authority(), reason: error.to_string() },
     }
-}
-
-/// The cause below hyper's wrappers, which only say "client error (Connect)".
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

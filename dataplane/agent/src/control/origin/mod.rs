@@ -8,13 +8,16 @@ mod fetch;
 mod reach;
 mod resolve;
 mod spool;
+mod transport;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use body::{BlockSource, TaskLimit};
-pub(crate) use client::{Ask, Condition, OriginClient};
+pub(crate) use client::{Ask, Condition, OriginClient, USER_AGENT, refused_redirect};
 pub(crate) use error::{OriginError, hint, meaning};
 pub(crate) use fetch::{FetchJob, run_fetch};
+pub(crate) use reach::Reach;
 pub(crate) use resolve::{OpenBody, Resolution, Resolved, check_access, jittered, resolve};
 pub(crate) use spool::{Spooled, spool};
+pub(crate) use transport::{HEAD_TIMEOUT, Hop, Outgoing, Transports, innermost, nothing, split};

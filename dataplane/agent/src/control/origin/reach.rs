@@ -13,7 +13,7 @@ use tower_service::Service;
 
 /// From where an address can be reached; wider is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reach {
+pub(crate) enum Reach {
     /// From this host or this link alone: loopback, link-local (where clouds keep their metadata), multicast.
     Host,
     /// From a private network.
@@ -29,7 +29,7 @@ impl Reach {
 
     /// Of an address, and of the IPv4 address inside of one that carries one. Source: the special-purpose address
     /// registries (RFC 6890). Addresses for documentation count as public: nobody keeps anything there.
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => of_v4(address),
             IpAddr::V6(address) => of_v6(address),
