@@ -97,5 +97,6 @@ fn agent_that_stops_ends_idle_connections_cleanly() {
             assert!(rest.is_empty(), "{engine}: {rest:?}");
         }
         wait_until(LIMIT, "stopped", || !cluster.agent(0).is_running());
+        assert!(!cluster.agent(0).stderr().contains("panicked"), "{}", cluster.agent(0).stderr());
     });
 }

@@ -147,13 +147,15 @@ impl Agent {
             let (reply, drained) = oneshot::channel();
             let asks = self.facts.asks.clone();
             // Patience ends: whoever still waits is cut off.
-            let _ = live.runtime.block_on(tokio::time::timeout(drain, async {
+            let drained = async {
                 asks.send(Ask::Drain { reply }).await.ok();
                 drained.await.ok();
                 while self.facts.sum(|shard| &shard.http_requests) > 0 {
                     tokio::time::sleep(DRAIN_POLL).await;
                 }
-            }));
+            };
+            // Within the runtime: a timeout needs its clock from the start.
+            let _ = live.runtime.block_on(async { tokio::time::timeout(drain, drained).await });
         }
         live.stop();
         if let Some(path) = &self.socket {
