@@ -185,7 +185,11 @@ fn split_query(query: Option<&str>) -> Result<(Option<Registry>, String), RouteE
 /// The registry that the path below `/v2/` begins with, and what follows.
 fn registry_in_path(rest: &str) -> Result<Option<(Registry, &str)>, RouteError> {
     let (first, after) = rest.split_once('/').unwrap_or((rest, ""));
-    let first = decode(first).ok_or(RouteError::Registry)?;
+    let mut first = decode(first).ok_or(RouteError::Registry)?;
+    // Podman and its kin read a mirror's place as the name of an image, where no colon may be.
+    if let Some((host, port)) = first.rsplit_once("__").filter(|(_, port)| port.parse::<u16>().is_ok()) {
+        first = format!("{host}:{port}");
+    }
     if !Registry::is_named_by(&first) {
         return Ok(None);
     }

@@ -40,6 +40,9 @@ fn requests_are_understood() {
             "/v2/a/b/c/manifests/v1".to_owned(),
         ),
         ("/v2/localhost/a/manifests/v1".to_owned(), "localhost", "Manifest", "/v2/a/manifests/v1".to_owned()),
+        ("/v2/h.io__5000/a/manifests/v1".to_owned(), "h.io:5000", "Manifest", "/v2/a/manifests/v1".to_owned()),
+        ("/v2/10.7.0.1__80/a/manifests/v1".to_owned(), "10.7.0.1:80", "Manifest", "/v2/a/manifests/v1".to_owned()),
+        ("/v2/a__b/c/manifests/v1".to_owned(), "docker.io", "Manifest", "/v2/a__b/c/manifests/v1".to_owned()),
         (format!("/v2/ghcr.io/a/b/blobs/{digest}"), "ghcr.io", "Blob", format!("/v2/a/b/blobs/{digest}")),
         (
             format!("/v2/ghcr.io/a/b/blobs/{}", digest.replace(':', "%3A")),

@@ -94,7 +94,7 @@ fn text(registries: &[String], mirror: &str, others: &[Other], advice: &mut Vec<
             entry.entry("location").or_insert_with(|| name.as_str().into());
         }
         let own = Table::from_iter([
-            ("location".to_owned(), Value::from(format!("{address}/{name}"))),
+            ("location".to_owned(), Value::from(format!("{address}/{}", in_path(name)))),
             ("insecure".to_owned(), Value::from(is_insecure)),
         ]);
         let old = entry.remove("mirror").and_then(|mirrors| mirrors.as_array().cloned()).unwrap_or_default();
@@ -135,6 +135,12 @@ fn others(directory: &Path) -> Result<Vec<Other>, Failure> {
 
 fn entries(table: &Table) -> impl Iterator<Item = &Table> {
     table.get("registry").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_table)
+}
+
+/// A registry as a part of an image's name: a port follows two underscores, since no colon may be there.
+fn in_path(name: &str) -> String {
+    let (host, path) = name.split_once('/').map_or((name, String::new()), |(host, path)| (host, format!("/{path}")));
+    format!("{}{path}", host.replacen(':', "__", 1))
 }
 
 /// What images of an entry begin with.

@@ -312,17 +312,18 @@ fn nonsense_is_usage() {
 fn podman_gets_a_drop_in_and_undo_leaves_no_trace() {
     let etc = Etc::new(&[("registries.conf", "unqualified-search-registries = ['docker.io']\n")]);
     let before = etc.all();
-    let mut arguments = etc.podman(&["docker.io", "quay.io/team"]);
+    let mut arguments = etc.podman(&["docker.io", "quay.io/team", "in.house:5000/a"]);
     assert!(is_success(registries::run(&arguments).unwrap()));
     let table = etc.body("registries.conf.d/90-hawker.conf").parse::<toml::Table>().unwrap();
     let registries = table["registry"].as_array().unwrap();
-    assert_eq!(registries.len(), 2);
+    assert_eq!(registries.len(), 3);
+    assert_eq!(registries[2]["mirror"][0]["location"].as_str(), Some("127.0.0.1:7311/in.house__5000/a"));
     assert_eq!(registries[1]["prefix"].as_str(), Some("quay.io/team"));
     assert_eq!(registries[1]["location"].as_str(), Some("quay.io/team"));
     assert_eq!(registries[1]["mirror"][0]["location"].as_str(), Some("127.0.0.1:7311/quay.io/team"));
     assert_eq!(registries[1]["mirror"][0]["insecure"].as_bool(), Some(true));
     let (_, found) = look_at_registries(etc.0.path(), MIRROR).unwrap();
-    assert_eq!(found, ["docker.io", "quay.io/team"]);
+    assert_eq!(found, ["docker.io", "quay.io/team", "in.house:5000/a"]);
     let once = etc.all();
     registries::run(&arguments).unwrap();
     assert_eq!(etc.all(), once, "twice is once");

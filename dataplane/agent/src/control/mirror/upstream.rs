@@ -251,11 +251,14 @@ impl Upstream {
         if answer.head.status != 401 || matches!(who, Identity::Client(_)) {
             return Ok(answer);
         }
-        let token = self.tokens.obtain(need, &answer.head, answer.reach, used.as_deref()).await;
-        let Some(token) = token else { return Ok(answer) };
-        let second = self.follow(base, question, Some(&token)).await?;
-        // The first one says how to do better.
-        if second.head.status == 401 { Ok(answer) } else { Ok(second) }
+        if let Some(token) = self.tokens.obtain(need, &answer.head, answer.reach, used.as_deref()).await {
+            let second = self.follow(base, question, Some(&token)).await?;
+            if second.head.status != 401 {
+                return Ok(second);
+            }
+        }
+        // What is wrong with a token of ours is nothing to the client: it is told what somebody without one is told.
+        if used.is_some() { self.follow(base, question, None).await } else { Ok(answer) }
     }
 
     /// A question that changes something: to the registry itself, once, in the client's own name.
