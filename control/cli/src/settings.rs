@@ -81,6 +81,11 @@ pub(crate) fn wants_guard(arguments: &AgentArguments) -> Result<bool, Failure> {
     Ok(!said.unwrap_or(false))
 }
 
+/// What a settings file says of registries.
+pub(crate) fn read_mirror(path: &Path) -> Result<MirrorConfig, Failure> {
+    Ok(mirror(read_file(path)?.mirror))
+}
+
 fn mirror(file: MirrorFile) -> MirrorConfig {
     let default = MirrorConfig::default();
     MirrorConfig {

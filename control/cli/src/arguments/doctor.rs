@@ -8,7 +8,7 @@ use super::inspect::Target;
 
 const LONG: &str = "\
 Looks at the whole way of a pull through this host: the agent and its guard, engine, data directory and disk, scheduler and \
-clocks, the mirror's port, and what containerd and Podman are told. Says what is wrong and what to do about it.
+clocks, the mirror's port, in whose name registries are asked (--config), and what containerd and Podman are told. Says what is wrong and what to do about it.
 
 Exit code 1 when something is wrong. JSON keys: is_well, checks[] {name, state (ok, note, wrong), text, remedy}.";
 
@@ -18,6 +18,9 @@ Exit code 1 when something is wrong. JSON keys: is_well, checks[] {name, state (
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
     pub(crate) target: Target,
+    /// The agent's settings file, which says in whose name registries are asked
+    #[arg(long, env = "HAWKER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// containerd's own settings
     #[arg(long, value_name = "FILE", default_value = "/etc/containerd/config.toml")]
     pub(crate) containerd_config: PathBuf,

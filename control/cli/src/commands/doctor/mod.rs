@@ -1,6 +1,7 @@
 //! `hawker doctor`: each thing that a pull needs, whether it is well, and what to do when it is not.
 
 mod clients;
+mod credentials;
 mod probe;
 
 use std::path::Path;
@@ -71,6 +72,7 @@ pub(crate) fn run(arguments: &DoctorArguments) -> Result<ExitCode, Failure> {
         }
         Err(failure) => checks.push(Check::wrong("agent", failure.message, failure.hint)),
     }
+    credentials::look(arguments.config.as_deref(), &mut checks);
     clients::look(arguments, mirror.as_deref(), &mut checks);
     let is_well = !checks.iter().any(|check| check.state == State::Wrong);
     if arguments.target.json {
