@@ -94,7 +94,8 @@ impl Containerd {
         if !rustix::process::geteuid().is_root() {
             return Some("containerd needs root".to_owned());
         }
-        let missing = ["containerd", "ctr", "runc"].into_iter().find(|name| workspace::find_program(name).is_none());
+        let missing =
+            ["containerd", "ctr", "runc", "nsenter"].into_iter().find(|name| workspace::find_program(name).is_none());
         missing.map(|name| format!("{name} is not installed"))
     }
 
@@ -115,7 +116,8 @@ impl Containerd {
         let configuration = root.join("config.toml");
         std::fs::write(&configuration, configuration_text(&root, &Self::registries(scratch, name))).expect("room");
         let program = workspace::find_program("containerd").expect("callers ask for obstacles");
-        let mut command = lab.map_or_else(|| Command::new(&program), |(lab, host)| lab.command(host, &program));
+        let mut command =
+            lab.map_or_else(|| Command::new(&program), |(lab, host)| lab.command_beside_cgroups(host, &program));
         command.arg("--config").arg(&configuration).env_remove("HTTP_PROXY").env_remove("HTTPS_PROXY");
         let mut process = Process::start(scratch.path(), &format!("containerd-{name}"), command);
         let socket = root.join("socket");

@@ -90,6 +90,15 @@ impl Lab {
         command.args(["netns", "exec", &format!("{}{host}", self.prefix())]).arg(program);
         command
     }
+
+    /// The same with this machine's /sys: `ip netns exec` mounts another one, without the control groups that containers
+    /// need.
+    #[must_use]
+    pub fn command_beside_cgroups(&self, host: &str, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}{host}", self.prefix())).arg(program);
+        command
+    }
 }
 
 impl Drop for Lab {

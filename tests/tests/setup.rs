@@ -123,7 +123,14 @@ fn the_doctor_names_what_is_wrong() {
         let (code, report) = doctor(&scratch);
         assert_eq!((code, state(&report, "agent")), (1, "wrong"), "{report}");
         agent.signal(Signal::CONT);
-        let people = run(&scratch, &["doctor", "--socket", "socket", "--podman-dir", "x", "--containerd-dir", "x"]);
+        let settings = "[[mirror.registry]]\nname = 'in.house'\ncredentials = 'node'\nauth-file = 'none.json'\n\
+                        [[mirror.registry]]\nname = 'far.away'\ncredentials = 'bypass'\n";
+        std::fs::write(scratch.join("agent.toml"), settings).expect("room");
+        let places = ["--socket", "socket", "--podman-dir", "x", "--containerd-dir", "x", "--config", "agent.toml"];
+        let people = run(&scratch, &[&["doctor"][..], &places].concat());
+        for part in ["WRONG  registry   in.house", "note   registry   far.away", "all others: what the client sends"] {
+            assert!(people.stdout.contains(part), "{part}: {people:?}");
+        }
         assert_eq!(people.code(), Some(1));
         assert!(people.stdout.contains("WRONG  scheduler") && people.stdout.contains("cluster key"), "{people:?}");
     });

@@ -1,6 +1,9 @@
 //! Real images, real clients: containerd by CRI, podman and skopeo, with docker-registry behind nginx.
 
 mod direct;
+mod faults;
+mod private;
+mod swarm;
 
 use hawker_tests::containerd::{Containerd, Credentials};
 use hawker_tests::podman::Podman;
