@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use hawker_proto::http1::parse_response;
+use hawker_proto::http1::{ResponseHead, parse_response};
 
 use crate::images::{Blob, Image};
 use crate::lab::Lab;
@@ -128,14 +128,17 @@ pub fn fill(scratch: &Scratch, storage: &Path, images: &[(&str, &Image)]) {
     }
 }
 
-/// One request on a connection of its own; the answer's body is not read.
-fn send(
-    address: SocketAddr,
-    method: &str,
-    target: &str,
-    fields: &str,
-    body: &[u8],
-) -> hawker_proto::http1::ResponseHead {
+/// One request on a connection of its own; the head of the answer.
+fn send(address: SocketAddr, method: &str, target: &str, fields: &str, body: &[u8]) -> ResponseHead {
+    ask(address, method, target, fields, body).0
+}
+
+/// One request on a connection of its own, with head fields that each end in CRLF; the answer's head and body.
+///
+/// # Panics
+/// When there is no answer.
+#[must_use]
+pub fn ask(address: SocketAddr, method: &str, target: &str, fields: &str, body: &[u8]) -> (ResponseHead, Vec<u8>) {
     let mut socket = TcpStream::connect(address).expect("it listens");
     socket.set_read_timeout(Some(READY_WITHIN)).expect("a timeout");
     write!(
@@ -148,7 +151,9 @@ fn send(
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer).expect("an answer");
     let parsed = parse_response(&answer).expect("HTTP");
-    parsed.unwrap_or_else(|| panic!("no answer to {method} {target}")).0
+    let (head, length) = parsed.unwrap_or_else(|| panic!("no answer to {method} {target}"));
+    let body = answer.split_off(length);
+    (head, body)
 }
 
 fn start_backend(scratch: &Scratch, storage: &Path, port: u16, access: &Access, lab: Option<&Lab>) -> Process {
