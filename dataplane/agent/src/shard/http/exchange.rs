@@ -116,6 +116,8 @@ impl Exchange {
         }
         let inline_bytes = if is_complete { self.inline_bytes } else { 0 };
         let sent = Sent { content_bytes: self.content_bytes + inline_bytes, is_complete };
+        // Whoever hears of the end may count on it that the task is let go.
+        drop(self.content);
         // Whoever answered may not care.
         let _ = self.end.map(|end| end.send(sent));
     }

@@ -229,6 +229,10 @@ fn kept_answer_is_given_again_without_control_until_the_task_is_gone() {
         for handle in &plane.shards.handles {
             handle.send(ShardCommand::Unshare { task: task.id() }).await;
         }
+        // Commands are taken in order: what comes from the client next is behind it.
+        let (reply, listed) = tokio::sync::oneshot::channel();
+        plane.shards.handles[0].send(ShardCommand::Keeper(KeeperRequest::List { reply })).await;
+        timeout(HANG, listed).await.expect("an answer").expect("a keeper");
         client.get("/blob", fields).await;
         asked(&mut plane).await.reply(text(404, "gone\n")).await;
         assert_eq!(client.text().await.0, 404);
