@@ -73,7 +73,7 @@ impl Registry {
         let ssl = if wish.tls.is_some() { " ssl" } else { "" };
         let server = format!(
             "listen {}{ssl}; {tls} location / {{ proxy_pass http://127.0.0.1:{port}; proxy_http_version 1.1; \
-             proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme; proxy_buffering off; }}",
+             client_max_body_size 0; proxy_request_buffering off; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme; proxy_buffering off; }}",
             wish.address
         );
         let nginx = Nginx::serve(scratch, wish.address, &server, wish.lab);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hawker_proto::HostKey;
+use hawker_proto::{HostId, HostKey};
 use hawker_ring::{Slab, SlabLimits};
 use hawker_scheduler::HostInfo;
 use tokio::runtime::Runtime;
@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::AgentConfig;
 use crate::control::director::{self, Ask, Parts, Queues};
 use crate::control::http;
-use crate::control::keeper::Keeper;
 use crate::control::link::{INBOX_MAX, LinkFacts, OUTBOX_MAX, Outbox};
 use crate::control::local_api::{self, LocalApi};
 use crate::control::local_scheduler::LocalScheduler;
@@ -297,9 +296,7 @@ fn assemble(
     let scheduler_url = config.scheduler.clone().unwrap_or_default();
     let transports = Transports::new(own_certificates);
     let tags = TagBook::new(key.host_id(), cluster.clone());
-    let (host, keeper) = (key.host_id(), Keeper::new(shards.handles[0].clone()));
-    let parts = MirrorParts { host, transports: transports.clone(), asks: asks.clone(), keeper, book: tags.clone() };
-    let mirror = Mirror::new(&config.mirror, &config.data_dir, parts);
+    let mirror = open_mirror(config, key.host_id(), live, &transports, &asks, &tags);
     let facts = Arc::new(AgentFacts {
         host: key.host_id(),
         detection: shards.detection.clone(),
@@ -337,6 +334,19 @@ fn assemble(
         live.runtime.spawn(Arc::clone(&api).serve(listener));
     }
     Ok((facts, api))
+}
+
+fn open_mirror(
+    config: &AgentConfig,
+    host: HostId,
+    live: &Live,
+    transports: &Transports,
+    asks: &mpsc::Sender<Ask>,
+    tags: &TagBook,
+) -> Arc<Mirror> {
+    let (transports, asks, book) = (transports.clone(), asks.clone(), tags.clone());
+    let parts = MirrorParts { host, transports, asks, shards: live.shards.handles.clone(), book };
+    Mirror::new(&config.mirror, &config.data_dir, parts)
 }
 
 /// The session with the configured scheduler, if one is.

@@ -178,6 +178,8 @@ pub enum ShardCommand {
     PieceLost { task: TaskId, piece: PieceIndex },
     /// A peer's connection, accepted by shard 0 and handed to the least loaded shard.
     Connection { socket: Arc<std::os::fd::OwnedFd>, from: SocketAddr },
+    /// Give no HTTP answer again without control.
+    ForgetAnswers,
     /// A task has new pieces to announce.
     Changed { task: TaskId },
     /// An HTTP client's connection, accepted by shard 0 and handed to the shards in turn.

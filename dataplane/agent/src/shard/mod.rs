@@ -355,6 +355,7 @@ impl Shard {
             ShardCommand::SetReader { task, piece } => self.tell(task, DownloadInput::Reader { piece }),
             ShardCommand::HttpConnection { socket, from } => self.adopt_http(socket, from),
             ShardCommand::Http(command) => self.on_http_command(command),
+            ShardCommand::ForgetAnswers => self.http.forget_answers(),
             ShardCommand::SlotFreed => self.upload.handle(self.now, UploadInput::SlotFreed),
             ShardCommand::Drain => self.drain(),
             ShardCommand::Stop => self.is_stopping = true,

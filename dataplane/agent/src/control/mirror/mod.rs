@@ -36,7 +36,7 @@ use super::keeper::Keeper;
 use super::origin::Transports;
 use super::tags::TagBook;
 use crate::config::{CredentialsPolicy, MirrorConfig, TagRule};
-use crate::seam::Sent;
+use crate::seam::{Sent, ShardHandle};
 use access::{Gate, Recent};
 use figures::{Figures, From, Kind};
 pub(crate) use registries::certificates;
@@ -59,7 +59,8 @@ pub(crate) struct MirrorParts {
     pub(crate) host: HostId,
     pub(crate) transports: Transports,
     pub(crate) asks: mpsc::Sender<Ask>,
-    pub(crate) keeper: Keeper,
+    /// The first keeps the store.
+    pub(crate) shards: Vec<ShardHandle>,
     pub(crate) book: TagBook,
 }
 
@@ -76,6 +77,7 @@ pub(crate) struct Mirror {
     figures: Figures,
     asks: mpsc::Sender<Ask>,
     keeper: Keeper,
+    shards: Vec<ShardHandle>,
     next_caller: AtomicU64,
     /// Images whose manifests passed, by the blobs they name.
     images: Mutex<Recent<Digest, Arc<Image>>>,
@@ -108,7 +110,7 @@ impl Subject {
 impl Mirror {
     /// A mirror on what an earlier one left in `data_dir`.
     pub(crate) fn new(config: &MirrorConfig, data_dir: &Path, parts: MirrorParts) -> Arc<Self> {
-        let MirrorParts { host, transports, asks, keeper, book } = parts;
+        let MirrorParts { host, transports, asks, shards, book } = parts;
         let mirror = Arc::new(Self {
             is_enabled: config.is_enabled,
             registries: Registries::new(config),
@@ -119,7 +121,8 @@ impl Mirror {
             book,
             figures: Figures::default(),
             asks,
-            keeper,
+            keeper: Keeper::new(shards[0].clone()),
+            shards,
             next_caller: AtomicU64::new(FIRST_CALLER),
             images: Mutex::new(Recent::new(wants::BLOBS_MAX)),
         });

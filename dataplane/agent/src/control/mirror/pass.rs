@@ -12,13 +12,14 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use hawker_proto::ByteRange;
 use hawker_proto::http1::{BodyFraming, ContentRange, HTTP_INLINE_BYTES_MAX, Reply, ReplyBody};
-use hawker_proto::oci::{ErrorCode, Route};
+use hawker_proto::oci::{Asked as Wanted, ErrorCode, Reference, Route};
 
 use super::registries::Place;
 use super::upstream::{Answer, Identity, Question, Upload};
 use super::{Mirror, Told, reply};
 use crate::control::http::exchange::{BodyError, Exchange};
 use crate::control::origin::OriginError;
+use crate::seam::ShardCommand;
 
 /// A body of a known length up to this is answered from memory.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;
@@ -31,7 +32,7 @@ impl Mirror {
             let message = "the method is none that a registry knows";
             return self.tell(exchange, reply::error(Some(route), 405, ErrorCode::Unsupported, message)).await;
         };
-        let is_read = matches!(method, Method::GET | Method::HEAD);
+        let (is_read, is_deletion) = (matches!(method, Method::GET | Method::HEAD), method == Method::DELETE);
         // This host's credentials are there to pull with.
         let who = if *who == Identity::Node && !is_read { &Identity::Anybody } else { who };
         let mut question = Question::of(method, &route.target, &head.headers);
@@ -45,8 +46,34 @@ impl Mirror {
             self.upload(exchange, place, who, question).await
         };
         match asked {
-            Ok(answer) => self.pass_answer(exchange, route, answer, Vec::new()).await,
+            Ok(answer) => {
+                if is_deletion && (200..300).contains(&answer.head.status) {
+                    self.forget_deleted(route, place).await;
+                }
+                self.pass_answer(exchange, route, answer, Vec::new()).await
+            }
             Err(error) => self.tell(exchange, reply::away(route, &error)).await,
+        }
+    }
+
+    /// What was deleted through this mirror is gone through it at once.
+    async fn forget_deleted(&self, route: &Route, place: &Place) {
+        let Some(repository) = route.asked.repository() else { return };
+        let scope = format!("{}/{repository}", place.name);
+        match &route.asked {
+            Wanted::Manifest { reference: Reference::Tag(tag), .. } => {
+                let name = format!("{scope}:{tag}");
+                self.tags.forget(|known| known == name);
+            }
+            Wanted::Manifest { reference: Reference::Digest(digest), .. } | Wanted::Blob { digest, .. } => {
+                let name = format!("{scope}@{digest}");
+                self.gate.permits().let_go(&scope, digest);
+                self.tags.forget(|known| known == name);
+            }
+            _ => {}
+        }
+        for shard in &self.shards {
+            shard.send(ShardCommand::ForgetAnswers).await;
         }
     }
 

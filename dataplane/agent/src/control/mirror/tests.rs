@@ -103,7 +103,7 @@ impl Stage {
             host: HostId([7; 32]),
             transports: Transports::with_roots(rustls::RootCertStore::empty()),
             asks,
-            keeper: Keeper::new(keeper),
+            shards: vec![keeper],
             book: TagBook::new(HostId([7; 32]), None),
         };
         Self { mirror: Mirror::new(&all, directory.path(), parts), registry, asked, _directory: directory }

@@ -101,6 +101,11 @@ impl HttpSide {
         }
     }
 
+    /// What is asked next is control's to answer.
+    pub(super) fn forget_answers(&mut self) {
+        self.kept = KeptAnswers::default();
+    }
+
     fn get(&mut self, id: u64) -> Option<&mut Connection> {
         self.connections.get_mut(&id)
     }
