@@ -2,7 +2,8 @@
 #![no_main]
 
 use hawker_proto::oci::{
-    ErrorCode, Registry, error_json, link_through_mirror, location_through_mirror, parse_challenges, parse_manifest, route,
+    ErrorCode, Registry, error_json, link_through_mirror, location_through_mirror, parse_challenges, parse_manifest,
+    route,
 };
 use hawker_proto::url::Url;
 use libfuzzer_sys::fuzz_target;

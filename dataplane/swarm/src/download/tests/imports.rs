@@ -45,13 +45,13 @@ fn what_the_own_zone_has_is_not_imported() {
 #[test]
 fn new_importer_begins_at_once_and_a_dismissed_one_asks_no_more() {
     let mut bench = bench(Stripes::NONE);
-    assert_eq!(requested(&bench.have_all(FAR), FAR), vec![]);
+    assert_eq!(requested(&bench.have_all(FAR), FAR), [0; 0]);
     let stripes = Stripes::NONE.with(3);
     let outputs = bench.feed(DownloadInput::Imports { stripes });
     assert_eq!(all_requested(&mut bench, &outputs), vec![3, 7]);
     bench.feed(DownloadInput::Imports { stripes: Stripes::NONE });
     bench.block(FAR, 3, 0);
-    assert_eq!(requested(&bench.stored(3), FAR), vec![]);
+    assert_eq!(requested(&bench.stored(3), FAR), [0; 0]);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn scheduler_that_comes_back_says_anew_who_imports() {
     for is_connected in [false, true] {
         bench.feed(DownloadInput::Scheduler { is_connected });
     }
-    assert_eq!(requested(&bench.have_all(FAR), FAR), vec![]);
+    assert_eq!(requested(&bench.have_all(FAR), FAR), [0; 0]);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn piece_that_no_importer_brings_is_for_anybody_after_a_while() {
     for (stripes, most) in [(Stripes::NONE.with(0), 4), (Stripes::NONE, 16)] {
         let mut bench = bench(stripes);
         bench.have(FAR, 1);
-        assert_eq!(requested(&bench.wait(Duration::from_secs(5)), FAR), vec![]);
+        assert_eq!(requested(&bench.wait(Duration::from_secs(5)), FAR), [0; 0]);
         let outputs = bench.wait(Duration::from_secs(10) * most);
         assert!(requested(&outputs, FAR).contains(&1), "{stripes:?}");
     }
@@ -80,7 +80,7 @@ fn zone_that_claims_a_piece_and_does_not_send_it_is_gone_around() {
     let mut bench = bench(Stripes::NONE);
     bench.up(0);
     bench.have(0, 5);
-    assert_eq!(requested(&bench.have(FAR, 5), FAR), vec![]);
+    assert_eq!(requested(&bench.have(FAR, 5), FAR), [0; 0]);
     assert_eq!(requested(&bench.wait(Duration::from_secs(6)), FAR), vec![5]);
     bench.block(0, 5, 0);
     assert!(!bench.download.pieces.is_import(PieceIndex(6)), "the zone sends again");
