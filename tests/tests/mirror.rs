@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use hawker_proto::http1::ResponseHead;
-use hawker_tests::cluster::clean;
+use hawker_tests::cluster::{self, clean};
 use hawker_tests::images::Image;
 use hawker_tests::process::{Process, Scratch, wait_until};
 use hawker_tests::registry::{Access, Registry, Wish, ask, fill};
@@ -160,5 +160,45 @@ fn public_image_is_fetched_once_and_outlives_its_registry_and_the_agents_restart
         assert_eq!(agent.stop(LIMIT).code(), Some(0));
         let (_agent, mirror) = start_agent(&scratch, engine, "");
         assert!(pull(mirror).header("warning").is_some(), "{engine}");
+    });
+}
+
+#[test]
+fn pinned_tag_stays_until_it_is_invalidated() {
+    let obstacle = Registry::obstacle();
+    on_both_engines("pinned_tag_stays_until_it_is_invalidated", obstacle.as_deref(), |engine| {
+        let scratch = Scratch::new();
+        let storage = scratch.join("storage");
+        let (old, new) = (Image::new(9, &[70_000]), Image::new(10, &[70_000]));
+        fill(&scratch, &storage, &[("team/app:v1", &old)]);
+        let registry = start_registry(&scratch, &storage, Access::Everybody);
+        let name = format!("{}/team/app:v1", registry.name());
+        let settings = "[[mirror.tags]]\npattern = \"*:v1\"\npolicy = \"pinned\"\n";
+        let (_agent, mirror) = start_agent(&scratch, engine, settings);
+        let socket = scratch.join("socket");
+        let target = format!("/v2/team/app/manifests/v1?ns={}", registry.name());
+        let pull = || ask(mirror, "GET", &target, &fields(None, &old), b"").1;
+        assert!(pull() == old.manifest.bytes, "{engine}");
+        fill(&scratch, &storage, &[("team/app:v1", &new)]);
+        assert!(pull() == old.manifest.bytes, "{engine}: pinned");
+
+        let list = cluster::ask(&socket, &["mirror", "ls"]).expect("a list");
+        let tag = list["tags"].as_array().expect("tags").iter().find(|tag| tag["name"] == name.as_str());
+        let tag = tag.unwrap_or_else(|| panic!("{engine}: {name} is not in {list}"));
+        assert_eq!((&tag["digest"], &tag["is_public"]), (&old.manifest.digest.as_str().into(), &true.into()));
+        assert!(tag["age_ms"].is_u64(), "{tag}");
+
+        let invalidate = || {
+            let mut command = Command::new(workspace::hawker());
+            command.args(["mirror", "invalidate", "*/team/app:*", "--json", "--socket"]).arg(&socket);
+            clean(&mut command);
+            Process::start(scratch.path(), "invalidate", command).wait(LIMIT)
+        };
+        let done = invalidate();
+        assert_eq!((done.code(), done.json()["invalidated"].as_u64()), (Some(0), Some(1)), "{engine} {done:?}");
+        let again = invalidate();
+        assert_eq!(again.code(), Some(1), "{engine} {again:?}");
+        assert!(again.stderr.contains("*/team/app:*") && again.stderr.contains("mirror ls"), "{}", again.stderr);
+        assert!(pull() == new.manifest.bytes, "{engine}: forgotten, so the registry was asked");
     });
 }

@@ -47,6 +47,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Rm(arguments) => commands::inspect::remove(arguments),
         Command::Setup(arguments) => commands::setup::run(&arguments),
         Command::Doctor(arguments) => commands::doctor::run(&arguments),
+        Command::Mirror(arguments) => commands::mirror::run(arguments.command),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(arguments),
         Command::Sim(arguments) => commands::sim::run(&arguments),

@@ -34,6 +34,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "bench",
         "setup",
         "doctor",
+        "mirror",
         "sim",
         "Exit codes",
         "7 agent unreachable",
@@ -45,7 +46,9 @@ fn help_names_every_command_and_the_exit_codes() {
 
 #[test]
 fn nothing_and_nonsense_are_usage() {
-    for arguments in [&[][..], &["fly"], &["get"], &["get", "http://x/y"], &["demo", "--agents", "0"]] {
+    for arguments in
+        [&[][..], &["fly"], &["get"], &["get", "http://x/y"], &["mirror", "invalidate"], &["demo", "--agents", "0"]]
+    {
         assert_eq!(hawker(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -85,7 +88,15 @@ fn no_agent_at_the_socket_is_exit_seven_with_advice() {
     let socket = directory.path().join("none.sock");
     let file = directory.path().join("file");
     let socket = ["--socket", text(&socket)];
-    for arguments in [&["status"][..], &["ls"], &["stat", "abcdef"], &["rm", "abcdef"]] {
+    let questions = [
+        &["status"][..],
+        &["ls"],
+        &["stat", "abcdef"],
+        &["rm", "abcdef"],
+        &["mirror", "ls"],
+        &["mirror", "invalidate", "*:latest"],
+    ];
+    for arguments in questions {
         let output = hawker(&[arguments, &socket].concat());
         assert_eq!(output.status.code(), Some(7), "{arguments:?}");
         assert!(stderr(&output).contains("hawker up"), "{}", stderr(&output));

@@ -328,8 +328,8 @@ fn assemble(
     };
     let queues = Queues { asks: ask_queue, shards: shard_events, links: link_events };
     live.runtime.spawn(director::run(parts, queues, Arc::clone(&pulse.director)));
+    let api = LocalApi::new(Arc::clone(&facts), mirror.tags().clone(), shards.limits.commands);
     live.runtime.spawn(http::serve(http_requests, shards.handles.clone(), Arc::clone(&facts), mirror));
-    let api = LocalApi::new(Arc::clone(&facts), shards.limits.commands);
     if let Some(listener) = socket {
         live.runtime.spawn(Arc::clone(&api).serve(listener));
     }

@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod get;
 mod inspect;
+mod mirror;
 mod node;
 mod setup;
 mod sim;
@@ -17,6 +18,7 @@ pub(crate) use demo::DemoArguments;
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use get::GetArguments;
 pub(crate) use inspect::{ListArguments, RemoveArguments, StatArguments, StatusArguments};
+pub(crate) use mirror::{MirrorArguments, MirrorCommand, MirrorInvalidateArguments, MirrorListArguments};
 pub(crate) use node::{AgentArguments, SchedulerArguments, UpArguments};
 pub(crate) use setup::{
     ContainerdArguments, CrioArguments, DockerArguments, Mirror, PodmanArguments, SetupArguments, SetupClient, Writing,
@@ -75,6 +77,7 @@ pub(crate) enum Command {
     Rm(RemoveArguments),
     Setup(SetupArguments),
     Doctor(DoctorArguments),
+    Mirror(MirrorArguments),
     Demo(DemoArguments),
     Bench(BenchArguments),
     Sim(SimArguments),

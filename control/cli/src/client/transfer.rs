@@ -126,8 +126,12 @@ fn follow(
                 event::Event::Done(done) => return Ok(Followed::Done(done)),
                 event::Event::Error(error) => return Err(failure_of(&error)),
                 // Answers to other requests, which this connection never made.
-                event::Event::Status(_) | event::Event::Tasks(_) | event::Event::Task(_) | event::Event::Removed(_) => {
-                }
+                event::Event::Status(_)
+                | event::Event::Tasks(_)
+                | event::Event::Task(_)
+                | event::Event::Removed(_)
+                | event::Event::Tags(_)
+                | event::Event::TagsInvalidated(_) => {}
             },
             // None: an event of a newer agent.
             Ok(Heard::Event(Event { event: None }, _) | Heard::Silence) => {}

@@ -79,7 +79,7 @@ pub(crate) fn remove(arguments: RemoveArguments) -> Result<ExitCode, Failure> {
 }
 
 /// A question with one event as its answer.
-fn ask_one<T>(
+pub(super) fn ask_one<T>(
     socket: Option<PathBuf>,
     question: request::Request,
     pick: impl Fn(event::Event) -> Option<T>,
@@ -93,7 +93,7 @@ fn ask_one<T>(
     answer.ok_or_else(unexpected)
 }
 
-fn unexpected() -> Failure {
+pub(super) fn unexpected() -> Failure {
     Failure::other("the agent answered something else than was asked").hint("is it of the same version? see its log")
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod doctor;
 pub(crate) mod get;
 pub(crate) mod guard;
 pub(crate) mod inspect;
+pub(crate) mod mirror;
 pub(crate) mod node;
 pub(crate) mod setup;
 pub(crate) mod sim;

@@ -2,6 +2,7 @@
 
 mod get;
 mod proof;
+mod tags;
 mod wire;
 
 use std::io;
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::caller::{CallerId, Failure, code};
 use super::director::Ask;
+use super::mirror::tags::Tags;
 use super::status::AgentFacts;
 
 use wire::{receive, send};
@@ -36,14 +38,16 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug)]
 pub(crate) struct LocalApi {
     facts: Arc<AgentFacts>,
+    /// What the registry mirror remembers.
+    tags: Tags,
     next_caller: AtomicU64,
     /// Connections whose downloads are served at the same time.
     connections_max: usize,
 }
 
 impl LocalApi {
-    pub(crate) fn new(facts: Arc<AgentFacts>, connections_max: usize) -> Arc<Self> {
-        Arc::new(Self { facts, next_caller: AtomicU64::new(1), connections_max })
+    pub(crate) fn new(facts: Arc<AgentFacts>, tags: Tags, connections_max: usize) -> Arc<Self> {
+        Arc::new(Self { facts, tags, next_caller: AtomicU64::new(1), connections_max })
     }
 
     fn asks(&self) -> &mpsc::Sender<Ask> {
@@ -96,6 +100,8 @@ impl LocalApi {
             Some(request::Request::List(_)) => self.list(&mut stream).await,
             Some(request::Request::Stat(stat)) => self.stat(&mut stream, stat.task).await,
             Some(request::Request::Remove(remove)) => self.remove(&mut stream, remove.task).await,
+            Some(request::Request::ListTags(_)) => tags::list(&self.tags, &mut stream).await,
+            Some(request::Request::InvalidateTags(asked)) => tags::invalidate(&self.tags, &mut stream, &asked).await,
             None => {
                 let message = "this agent does not know the request";
                 let hint = "agent and command are of different versions: restart the agent";

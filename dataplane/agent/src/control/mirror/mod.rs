@@ -137,6 +137,11 @@ impl Mirror {
         &self.figures
     }
 
+    /// What it remembers of tags.
+    pub(crate) fn tags(&self) -> &Tags {
+        &self.tags
+    }
+
     /// Questions put to registries, tokens not counted.
     pub(crate) fn questions(&self) -> u64 {
         self.upstream.asked.load(Ordering::Relaxed)
