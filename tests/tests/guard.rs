@@ -248,7 +248,9 @@ fn nobody_who_reads_its_output_is_no_reason_to_end() {
         wait_until(LIMIT, "started again", || child_of(guard.0.id()).is_some_and(|again| again != agent));
         wait_until(LIMIT, "healthy again", || is_healthy(http));
         assert!(guard.0.try_wait().expect("a child").is_none());
-        assert_eq!(ask(Path::new(&scratch.join("socket")), &["status"]).expect("a status")["guard"]["restarts"], 1);
+        let status = ask(Path::new(&scratch.join("socket")), &["status"]).expect("a status");
+        // More than one when the directory of the killed one was not free at once.
+        assert!(status["guard"]["restarts"].as_u64() >= Some(1), "{status}");
     });
 }
 
