@@ -95,19 +95,20 @@ fn a_stopped_or_killed_agent_answers_again_soon() {
     on_both_engines("a_stopped_or_killed_agent_answers_again_soon", None, |engine| {
         let mut guarded = Guarded::start(engine);
         assert_eq!(guarded.restarts(), Some(0));
-        for (count, fault) in [(1, Signal::STOP), (2, Signal::KILL), (3, Signal::ABORT)] {
-            let agent = guarded.agent().expect("an agent");
+        for fault in [Signal::STOP, Signal::KILL, Signal::ABORT] {
+            let (agent, before) = (guarded.agent().expect("an agent"), guarded.restarts());
             let start = Instant::now();
             signal(agent, fault);
-            let again = guarded.next_agent(agent);
+            guarded.next_agent(agent);
             guarded.wait_until_healthy();
             println!("{engine}: {fault:?}: answers again after {:.2} s", start.elapsed().as_secs_f64());
-            assert!(!is_alive(agent) && is_alive(again));
-            assert_eq!(guarded.restarts(), Some(count));
+            assert!(!is_alive(agent));
+            // More than one when the directory of the killed one was not free at once.
+            assert!(guarded.restarts() > before, "{before:?}");
         }
         let log = guarded.guard.stderr();
         assert!(log.contains("gave no sign of life for a second"), "{log}");
-        assert_eq!(log.matches("started again").count(), 3, "{log}");
+        assert!(log.matches("started again").count() >= 3, "{log}");
         assert_eq!(guarded.guard.stop(LIMIT).code(), Some(0));
     });
 }
