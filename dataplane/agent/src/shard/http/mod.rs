@@ -174,8 +174,7 @@ impl Shard {
         let own = hawker_ring::net::local_address(&socket).ok().map(|address| address.ip().to_canonical());
         let is_local = from.ip().is_loopback() || own == Some(from.ip());
         let congestion = is_local.then(|| Arc::from("cubic"));
-        // Nothing overtakes an answer's bytes, so that as many as the kernel takes may wait there.
-        let options = SocketOptions { congestion, notsent_lowat: None, ..SocketOptions::default() };
+        let options = SocketOptions { congestion, ..SocketOptions::default() };
         if let Err(error) = hawker_ring::net::tune(&socket, &options) {
             tracing::debug!(%error, %from, "setting socket options failed");
         }
