@@ -89,6 +89,8 @@ pub(crate) struct Tags(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     table: Mutex<Table>,
+    /// Held while the file is written: a slow disk must not bring two writers to one fresh file.
+    writer: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +115,7 @@ impl Tags {
                 HashMap::new()
             }
         };
-        Self(Arc::new(Inner { path, table: Mutex::new(Table { facts, is_writing: false }) }))
+        Self(Arc::new(Inner { path, table: Mutex::new(Table { facts, is_writing: false }), writer: Mutex::default() }))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Fact> {
@@ -164,17 +166,21 @@ impl Tags {
         let tags = self.clone();
         runtime.spawn(async move {
             tokio::time::sleep(GATHER).await;
-            let bytes = {
-                let mut table = tags.lock();
-                table.is_writing = false;
-                encode(&table.facts)
-            };
-            let path = tags.0.path.clone();
-            let written = tokio::task::spawn_blocking(move || write(&path, &bytes)).await;
-            if let Ok(Err(error)) = written {
-                tracing::warn!(path = %tags.0.path.display(), %error, "what tags stand for is in memory only");
-            }
+            // A runtime that ends writes no more.
+            drop(tokio::task::spawn_blocking(move || tags.write_now()).await);
         });
+    }
+
+    fn write_now(&self) {
+        let _alone = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = {
+            let mut table = self.lock();
+            table.is_writing = false;
+            encode(&table.facts)
+        };
+        if let Err(error) = write(&self.0.path, &bytes) {
+            tracing::warn!(path = %self.0.path.display(), %error, "what tags stand for is in memory only");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
