@@ -45,8 +45,8 @@ pub fn parse_date(text: &str) -> Option<u64> {
 pub fn http_date(unix_s: u64) -> String {
     let unix_s = unix_s.min(SECONDS_END - 1);
     let (days, second) = (unix_s / SECONDS_PER_DAY, unix_s % SECONDS_PER_DAY);
-    // 400 years have 146,097 days: at most one year too late.
-    let mut year = 1970 + days * 400 / 146_097;
+    // 400 years have 146,097 days; where leap days come late the quotient is one year too early, so one more is added.
+    let mut year = 1971 + days * 400 / 146_097;
     while days_before_year(year) - days_before_year(1970) > days {
         year -= 1;
     }
@@ -131,6 +131,16 @@ mod tests {
         assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(http_date(1_835_481_599), "Tue, 29 Feb 2028 23:59:59 GMT");
         assert_eq!(http_date(u64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
+    #[test]
+    fn first_and_last_second_of_every_year_are_written() {
+        for year in 1970..10_000 {
+            let start = (days_before_year(year) - days_before_year(1970)) * SECONDS_PER_DAY;
+            let end = (days_before_year(year + 1) - days_before_year(1970)) * SECONDS_PER_DAY - 1;
+            assert!(http_date(start).ends_with(&format!(" 01 Jan {year} 00:00:00 GMT")), "{}", http_date(start));
+            assert!(http_date(end).ends_with(&format!(" 31 Dec {year} 23:59:59 GMT")), "{}", http_date(end));
+        }
     }
 
     proptest! {
