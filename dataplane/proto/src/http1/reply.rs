@@ -125,6 +125,21 @@ impl Reply {
         Self::new(selection.status(), headers, body)
     }
 
+    /// The same answer of a content with all or another part of it, as `selection` says; `None` when this is no 200 or 206
+    /// of a content, or when the selection has none.
+    #[must_use]
+    pub fn reselected(&self, selection: Selection) -> Option<Self> {
+        let ReplyBody::Content { total, .. } = self.body else { return None };
+        let range = match selection {
+            Selection::Whole => ByteRange::from_length(0, total)?,
+            Selection::Part(range) => range,
+            _ => return None,
+        };
+        let body = ReplyBody::Content { range, total, available: 0 };
+        let is_of_content = matches!(self.status, 200 | 206);
+        Self::new(selection.status(), self.headers.clone(), body).ok().filter(|_| is_of_content)
+    }
+
     /// The same answer with the Date of `unix_s` seconds since 1970, unless it has one: the session has no clock of the
     /// day.
     #[must_use]

@@ -106,9 +106,9 @@ impl Exchange {
     }
 
     /// Lets the shard give the answer that follows again by itself, for so long, to whoever asks for the same target with
-    /// the same Host, Authorization and Accept, by GET or HEAD and without conditions or ranges. It does so with a 200 of
-    /// at most 64 KiB in memory or of a task that is whole; control hears nothing of it, and nobody can take it back
-    /// before, but by no longer sharing the task.
+    /// the same Host, Authorization and Accept, by GET or HEAD. It does so with a 200 of at most 64 KiB in memory, or with
+    /// all or a part of a task that is whole and that its ETag alone tells from others; control hears nothing of it, and
+    /// nobody can take it back before, but by no longer sharing the task.
     pub(crate) fn keep(&mut self, keep: Duration) {
         self.keep = Some(keep);
     }

@@ -133,7 +133,7 @@ impl Shard {
         let is_head_request = request.head.method == "HEAD";
         let question = Question::of(&request);
         self.counters.http_requests.add(1);
-        let known = question.as_ref().and_then(|question| self.http.kept.find(now, question));
+        let known = question.as_ref().and_then(|question| self.http.kept.find(now, question, &request.head));
         let Some(connection) = self.http.get(id) else { return };
         if let Some((reply, task)) = known {
             connection.exchange = Some(Exchange { is_request: true, is_head_request, ..Exchange::unasked(number) });

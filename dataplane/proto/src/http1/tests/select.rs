@@ -154,6 +154,21 @@ fn selection_is_answered() {
 }
 
 #[test]
+fn answer_with_a_part_becomes_one_with_all_or_another_part() {
+    let fields = vec![("ETag".to_owned(), "\"1\"".to_owned())];
+    let answer = |selection| Reply::selected(selection, LENGTH, 0, fields.clone(), Vec::new()).unwrap();
+    let all = [Selection::Whole, Selection::Part(range(0, LENGTH)), Selection::Part(range(7, 9))];
+    for (from, to) in all.iter().flat_map(|from| all.iter().map(move |to| (*from, *to))) {
+        assert_eq!(answer(from).reselected(to), Some(answer(to)), "{from:?} {to:?}");
+    }
+    for other in [Selection::NotModified, Selection::PreconditionFailed, Selection::Unsatisfiable] {
+        assert_eq!(answer(other).reselected(Selection::Whole), None, "{other:?}");
+        assert_eq!(answer(Selection::Whole).reselected(other), None, "{other:?}");
+    }
+    assert_eq!(answer(Selection::Whole).reselected(Selection::Part(range(7, LENGTH + 1))), None);
+}
+
+#[test]
 fn fields_of_one_hop_do_not_go_on() {
     let headers: Vec<(String, String)> = [
         ("connection", "close, X-Secret"),

@@ -203,14 +203,15 @@ fn kept_answer_is_given_again_without_control_until_the_task_is_gone() {
         timeout(HANG, sealed).await.expect("an answer").expect("a keeper").expect("sealed");
         let mut client = Client::connect(&plane).await;
         let fields = "Authorization: Bearer mine\r\n";
-        client.get("/blob", fields).await;
+        client.get("/blob", &format!("{fields}Range: bytes=2-6\r\n")).await;
         let mut exchange = asked(&mut plane).await;
         exchange.keep(HANG);
         let reply = selected(&exchange, bytes.len(), "\"1\"");
         let mut sending = exchange.reply_task(reply, Arc::clone(&task)).await;
-        assert_eq!(client.head().await.status, 200);
-        assert!(client.bytes(bytes.len()).await == bytes);
+        assert_eq!(client.head().await.status, 206);
+        assert!(client.bytes(5).await == bytes[2..7]);
         assert!(timeout(HANG, sending.sent()).await.expect("sent").is_complete);
+        // A part was asked for first, and all is answered, and any part.
         for turn in 0..3 {
             client.get("/blob", fields).await;
             let head = client.head().await;
@@ -219,9 +220,17 @@ fn kept_answer_is_given_again_without_control_until_the_task_is_gone() {
         }
         client.say(format!("HEAD /blob HTTP/1.1\r\nHost: here\r\n{fields}\r\n")).await;
         assert_eq!(client.head().await.length(), bytes.len());
+        for (condition, is_current) in [("", true), ("If-Range: \"1\"\r\n", true), ("If-Range: \"2\"\r\n", false)] {
+            client.get("/blob", &format!("{fields}Range: bytes=1000000-\r\n{condition}")).await;
+            let (status, start) = if is_current { (206, 1_000_000) } else { (200, 0) };
+            assert_eq!(client.head().await.status, status, "{condition}");
+            assert!(client.bytes(bytes.len() - start).await == bytes[start..], "{condition}");
+        }
         assert!(plane.requests.try_recv().is_err(), "control was asked once");
-        // Other credentials, a range, and a task that is gone are control's business.
-        for other in ["", "Authorization: Bearer yours\r\n", &format!("{fields}Range: bytes=0-\r\n")] {
+        // Other credentials, a part that there is not, what is known already, and a task that is gone are control's.
+        let beyond = format!("{fields}Range: bytes={}-\r\n", bytes.len());
+        let known = format!("{fields}If-None-Match: \"1\"\r\n");
+        for other in ["", "Authorization: Bearer yours\r\n", &beyond, &known] {
             client.get("/blob", other).await;
             asked(&mut plane).await.reply(text(403, "no\n")).await;
             assert_eq!(client.text().await.0, 403);
@@ -237,7 +246,7 @@ fn kept_answer_is_given_again_without_control_until_the_task_is_gone() {
         asked(&mut plane).await.reply(text(404, "gone\n")).await;
         assert_eq!(client.text().await.0, 404);
         let kept: u64 = plane.shards.counters.iter().map(|one| one.http_kept.value()).sum();
-        assert_eq!(kept, 4);
+        assert_eq!(kept, 7);
         plane
     });
 }
