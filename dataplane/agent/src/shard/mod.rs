@@ -45,6 +45,7 @@ use link::Link;
 use notices::Notices;
 use origin::Fetch;
 use places::PlaceBoard;
+use serve::Recent;
 use slots::SlotPool;
 use unsent::Unsent;
 
@@ -209,6 +210,7 @@ struct Shard {
     next_neighbor: u32,
     idle_sockets: Vec<origin::IdleSocket>,
 
+    recent: Recent,
     keeper: Option<Keeper>,
     listener: Option<File>,
     next_shard: usize,
@@ -369,6 +371,7 @@ impl Shard {
         }
         if self.now >= self.trim_at {
             self.slab.trim();
+            self.recent = Recent::default();
             self.trim_at = self.now + TRIM_EVERY;
             self.close_idle_links();
         }

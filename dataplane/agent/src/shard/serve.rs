@@ -1,9 +1,11 @@
 //! What peers and HTTP clients have in common: which stored bytes may leave, and what happens to those that may not.
 
+use std::collections::HashMap;
 use std::io;
+use std::time::Duration;
 
 use hawker_proto::hash::block_value;
-use hawker_proto::{BLOCK_BYTES, BlockIndex, PieceIndex};
+use hawker_proto::{BLOCK_BYTES, BlockIndex, Instant, PieceIndex, TaskId};
 use hawker_ring::{Block, Residency, residency};
 
 use super::Shard;
@@ -42,6 +44,38 @@ impl Shard {
         for block in 0..task.geometry().block_count(piece) {
             task.file().mark_checked(piece, BlockIndex(block));
         }
+    }
+}
+
+/// Parts of contents that were in memory a moment ago. To have the kernel count pages costs a twentieth of what sending
+/// them does.
+#[derive(Debug, Default)]
+pub(super) struct Recent(HashMap<(TaskId, u64), Instant>);
+
+impl Recent {
+    /// Bytes of a part, aligned to its length.
+    const PART_BYTES: u64 = 1 << 20;
+    /// How long a part counts: pages that were just sent are not the next that the kernel takes.
+    const LASTS: Duration = Duration::from_millis(100);
+    const PARTS_MAX: usize = 4096;
+
+    /// As [`is_resident`], or was a moment ago.
+    pub(super) fn is_resident(&mut self, now: Instant, task: &SharedTask, start: u64, end: u64) -> bool {
+        let parts = start / Self::PART_BYTES..end.div_ceil(Self::PART_BYTES);
+        let is_known = |part| self.0.get(&(task.id(), part)).is_some_and(|until| now < *until);
+        if parts.clone().all(is_known) {
+            return true;
+        }
+        if !is_resident(task, start, end) {
+            return false;
+        }
+        if self.0.len() >= Self::PARTS_MAX {
+            self.0.clear();
+        }
+        let is_to_the_end = end == task.geometry().length();
+        let whole = start.div_ceil(Self::PART_BYTES)..if is_to_the_end { parts.end } else { end / Self::PART_BYTES };
+        self.0.extend(whole.map(|part| ((task.id(), part), now + Self::LASTS)));
+        true
     }
 }
 

@@ -18,6 +18,7 @@ use super::http::HttpSide;
 use super::keeper::Keeper;
 use super::notices::Notices;
 use super::places::PlaceBoard;
+use super::serve::Recent;
 use super::slots::SlotPool;
 use super::unsent::Unsent;
 use super::{EventQueue, Identity, Meters, Shard};
@@ -292,6 +293,7 @@ impl Seed {
             next_fetch: 0,
             next_neighbor: 0,
             idle_sockets: Vec::new(),
+            recent: Recent::default(),
             keeper: self.keeper.take(),
             listener: self.listener.take(),
             next_shard: 0,

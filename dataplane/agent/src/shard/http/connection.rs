@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hawker_proto::http1::{HttpSession, Reply, ReplyBody, SessionConfig, SessionInput, SessionOutput};
 use hawker_proto::{ByteRange, Instant};
 use hawker_ring::{Body, File, Op, Received, Strategy, TailBuf};
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, sockopt};
 
 use super::exchange::Exchange;
 use super::{HttpPurpose, Purpose, Shard};
@@ -40,6 +40,7 @@ pub(super) struct Connection {
     /// The request that is being answered.
     pub(super) exchange: Option<Exchange>,
     pub(super) requests: u64,
+    is_corked: bool,
     /// Where spent receive buffers wait for the next receive.
     spare: Vec<u8>,
     /// Since when nothing is asked for, or its answer goes out.
@@ -69,6 +70,7 @@ impl Connection {
             fresh_until: 0,
             exchange: None,
             requests: 0,
+            is_corked: false,
             spare: Vec::new(),
             idle_since: now,
             sending_since: None,
@@ -230,9 +232,18 @@ impl Connection {
         }
     }
 
+    /// Has the kernel keep a last segment that is not full while more follows at once: one of them for each send cost a
+    /// sixth of what nginx gives on loopback, whose segments are long.
+    pub(super) fn cork(&mut self, is_more: bool) {
+        if self.is_corked != is_more && sockopt::set_tcp_cork(&*self.socket, is_more).is_ok() {
+            self.is_corked = is_more;
+        }
+    }
+
     /// The request is over.
     pub(super) fn forget_exchange(&mut self, now: Instant) -> Option<Exchange> {
         self.idle_since = now;
+        self.cork(false);
         self.held = None;
         self.fresh_until = 0;
         self.exchange.take()

@@ -13,7 +13,6 @@ use super::connection::Held;
 use super::exchange::{Content, TaskContent};
 use super::{CHECKS_MAX, HttpPurpose, Purpose, Shard};
 use crate::shard::SLAB_PAUSE;
-use crate::shard::serve::is_resident;
 
 /// How far ahead of a client the stored pieces are counted.
 const LOOKAHEAD_BYTES: u64 = 8 << 20;
@@ -43,7 +42,7 @@ impl TaskContent {
         upto.min(end)
     }
 
-    fn next(&self, range: ByteRange, fresh_until: u64) -> Next {
+    fn next(&self, range: ByteRange, fresh_until: u64, mut is_resident: impl FnMut(u64, u64) -> bool) -> Next {
         let (file, geometry) = (self.task.file(), self.task.geometry());
         let Some((first, block)) = geometry.block_at(range.start()) else { return Next::Missing };
         if !file.has_piece(first) {
@@ -57,14 +56,14 @@ impl TaskContent {
             end = geometry.block_range(piece, block).end();
         }
         let end = end.min(range.end());
-        let is_by_reference = end > range.start() && is_resident(&self.task, range.start(), end);
+        let is_by_reference = end > range.start() && is_resident(range.start(), end);
         if is_by_reference {
             return Next::Until(end);
         }
         // The rest of this block alone.
         let block_end = geometry.block_range(first, block).end().min(range.end());
         let is_fresh = fresh_until >= block_end && file.is_checked(first, block);
-        if is_fresh || (end > block_end && is_resident(&self.task, range.start(), block_end)) {
+        if is_fresh || (end > block_end && is_resident(range.start(), block_end)) {
             return Next::Until(block_end);
         }
         Next::Check(first, block)
@@ -82,6 +81,7 @@ impl Shard {
         let upto = content.stored_until(wanted);
         let is_starved = upto < wanted && !content.is_lost;
         let missing = content.task.geometry().block_at(upto).filter(|_| is_starved);
+        content.stored_until = upto;
         content.lacked = missing.map(|(piece, _)| piece);
         connection.session.handle(now, SessionInput::Available { upto });
     }
@@ -103,7 +103,9 @@ impl Shard {
                 }
             }
             Content::Task(_) if connection.checking.is_some() => {}
-            Content::Task(content) => match content.next(range, connection.fresh_until) {
+            Content::Task(content) => match content.next(range, connection.fresh_until, |start, end| {
+                self.recent.is_resident(now, &content.task, start, end)
+            }) {
                 Next::Until(end) => {
                     let (file, offset) = (Arc::clone(content.task.file().content()), range.start());
                     let mut length = end - offset;
@@ -114,6 +116,8 @@ impl Shard {
                             return self.delay_http(id, wait);
                         }
                     }
+                    let is_more = offset + length < content.stored_until;
+                    connection.cork(is_more);
                     self.transmit_held(id, Body::File { file, offset, length }, length);
                 }
                 Next::Check(piece, block) => self.check_for_http(id, piece, block),

@@ -52,6 +52,8 @@ pub(super) struct TaskContent {
     _pin: Pin,
     /// What is not sent yet.
     pub(super) rest: ByteRange,
+    /// The bytes up to here are stored, as far as was looked.
+    pub(super) stored_until: u64,
     /// Nothing comes that is not stored.
     pub(super) is_lost: bool,
     /// The piece that it waits for.
@@ -230,7 +232,8 @@ impl Shard {
             HttpContent::Inline => {}
             HttpContent::Task(task) => {
                 let (pin, name) = (task.file().pin(), task.id());
-                let content = TaskContent { task, _pin: pin, rest, is_lost: is_all_here, lacked: None };
+                let content =
+                    TaskContent { task, _pin: pin, rest, stored_until: 0, is_lost: is_all_here, lacked: None };
                 exchange.content = Content::Task(content);
                 self.add_reader(name, id);
             }
