@@ -293,6 +293,16 @@ fn image_of_many_layers_leaves_the_origin_once() {
 }
 
 #[test]
+fn layer_that_waits_for_its_turn_is_not_bought_from_the_origin() {
+    // Where a layer that got nothing for 5 s counts as starving whatever its host receives: 1.008 to 1.015.
+    for (rtt_ms, seed) in [(0, 1), (0, 2), (40, 1)] {
+        let latency = Duration::from_micros(100 + 500 * rtt_ms);
+        let scenario = Scenario { seed, latency, ..Scenario::image(8, &IMAGE_LAYERS, GBIT / 50) };
+        simulate(&scenario, 1.2, 1.001);
+    }
+}
+
+#[test]
 fn deaths_and_a_new_scheduler_harm_no_layer() {
     let layers = [20 * MIB, 300, 5 * MIB, 1, 12 * MIB];
     for seed in 1..=3 {

@@ -72,6 +72,7 @@ impl Download {
         // Shards do not wait for each other: each may be served by one.
         let served = elsewhere.served.map(|served| served.min(self.config.granted_enough - 1));
         let queued = elsewhere.queued.map(|queued| queued.min(self.config.queued_max.saturating_sub(QUEUED_OF_SHARD)));
+        self.others_served_at = self.others_served_at();
         self.elsewhere = others.plus(Held { served, queued, unanswered: [0; 2] });
         let is_left = self.leave_needless_queues();
         // What comes in from other zones is asked for first: in this zone nobody has it.

@@ -77,6 +77,8 @@ pub struct Download {
     imports: Imports,
     /// When a block or a part of a body last came.
     moved_at: Instant,
+    /// When other downloads of the host were served last, before we were told what `elsewhere` says.
+    others_served_at: Instant,
     /// When it was last found that nothing comes.
     starving_at: Instant,
     /// Nothing comes from the neighbors although they say that they have what is lacked.
@@ -135,6 +137,7 @@ impl Download {
             unanswered: [0; 2],
             imports: Imports::new(&geometry),
             moved_at: now,
+            others_served_at: now,
             starving_at: now,
             is_starving: false,
             elsewhere: Held::default(),

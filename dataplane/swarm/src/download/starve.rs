@@ -10,10 +10,13 @@
 //!
 //! The allowance may be used up. Whoever got nothing at all for `FAMINE` buys a piece beyond it: one piece in that time
 //! costs an origin little, and the task ends.
+//!
+//! While parents serve other downloads of the host, which take places in turn, this one waits for its turn and not for
+//! them; but not for ever, for whoever serves the others may be honest where those that claim our pieces are not.
 
 use core::time::Duration;
 
-use hawker_proto::PieceIndex;
+use hawker_proto::{Instant, PieceIndex};
 
 use super::Download;
 
@@ -24,6 +27,8 @@ const PATIENCE_BLOCKS: u32 = 16;
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 /// A block comes in that time at 70 kbit/s: what was only slow has come.
 const FAMINE: Duration = Duration::from_secs(30);
+/// Other downloads of the host count for so long. The turns of 22 layers come within 12 s at 200 Mbit/s.
+const TURN_MAX: Duration = Duration::from_secs(60);
 
 impl Download {
     /// Looks whether this host waited for too long.
@@ -32,7 +37,7 @@ impl Download {
             return;
         }
         let patience = self.patience(PATIENCE);
-        let at = self.moved_at.max(self.starving_at) + patience;
+        let at = self.host_moved_at().max(self.starving_at) + patience;
         if at > self.now {
             self.wake(at);
             return;
@@ -62,7 +67,17 @@ impl Download {
 
     /// Whether nothing came from anybody for so long that the scheduler should hear of it.
     pub(super) fn is_dry(&self) -> bool {
-        self.now.since(self.moved_at) >= self.patience(ASK_PATIENCE)
+        self.now.since(self.host_moved_at()) >= self.patience(ASK_PATIENCE)
+    }
+
+    /// When something last came, or was on its way to the host's other downloads.
+    fn host_moved_at(&self) -> Instant {
+        self.moved_at.max(self.others_served_at().min(self.moved_at + TURN_MAX))
+    }
+
+    /// When other downloads of the host were served last, as far as we were told.
+    pub(super) fn others_served_at(&self) -> Instant {
+        if self.elsewhere.served == [0; 2] { self.others_served_at } else { self.now }
     }
 
     /// How long nothing may come.
@@ -111,6 +126,7 @@ mod tests {
     use hawker_proto::{BlockIndex, Geometry, PieceMap};
 
     use super::*;
+    use crate::places::Held;
     use crate::{DownloadConfig, DownloadInput, DownloadOutput, NeighborId, OriginOutcome};
 
     /// The one block of a piece of small tasks.
@@ -187,6 +203,24 @@ mod tests {
         assert_eq!(bench.wait(Duration::from_millis(1)), [BLOCK]);
         assert_eq!(bench.fetched(), [BLOCK], "it goes on until a neighbor sends a block");
         assert_eq!(bench.fetched(), [0; 0], "within its allowance");
+    }
+
+    #[test]
+    fn turn_of_other_downloads_is_waited_for_but_not_for_ever() {
+        let moment = Duration::from_millis(1);
+        let others = Held { served: [1, 0], ..Held::default() };
+        let mut bench = Bench::new(2 * BLOCK, true);
+        bench.0.take_place(others, Held::default());
+        assert_eq!(bench.wait(TURN_MAX + PATIENCE - moment), [0; 0]);
+        assert_eq!(bench.wait(moment), [BLOCK]);
+        // When nobody serves the host any more, patience begins.
+        let mut bench = Bench::new(2 * BLOCK, true);
+        bench.0.take_place(others, Held::default());
+        assert_eq!(bench.wait(PATIENCE * 3), [0; 0]);
+        bench.feed(DownloadInput::Tick);
+        bench.0.take_place(Held::default(), Held::default());
+        assert_eq!(bench.wait(PATIENCE - moment), [0; 0]);
+        assert_eq!(bench.wait(moment), [BLOCK]);
     }
 
     #[test]
