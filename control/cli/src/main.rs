@@ -29,6 +29,7 @@ use exit::Failure;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     descriptors::raise_limit();
+    descriptors::reserve_table();
     match start_log(&arguments).and_then(|()| run(arguments.command)) {
         Ok(code) => code,
         Err(failure) => failure.report(),
