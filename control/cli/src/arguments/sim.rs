@@ -30,6 +30,7 @@ Examples:
   hawker sim --hosts 500 --size 1GiB --host-rate 1Gbit --origin-rate 1Gbit --slow 20% --plot a.svg
   hawker sim --hosts 400 --size 1GiB --host-rate 1Gbit --origin-rate 1Gbit --zones 8 --zone-uplink 4Gbit
   hawker sim --hosts 100 --size 64MiB --host-rate 1Gbit --origin-rate 1Gbit --json | jq .p99_s
+  hawker sim --hosts 50 --size 90MiB,31MiB,12MiB,2KiB,300 --host-rate 1Gbit --origin-rate 1Gbit
 
 Look for a failure of Hawker itself in 10,000 small swarms with faults, on all cores:
   hawker sim --seeds 10000";
@@ -55,9 +56,9 @@ pub(crate) struct RolloutArguments {
     /// How many hosts want the file
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) hosts: u32,
-    /// Size of the file
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
-    pub(crate) size: u64,
+    /// Size of the file; several, with commas, are the layers of an image, all wanted at once
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, value_delimiter = ',', required = true)]
+    pub(crate) size: Vec<u64>,
     /// Rate of every host's link, each way, such as 1Gbit
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) host_rate: u64,

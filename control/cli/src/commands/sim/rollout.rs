@@ -63,10 +63,11 @@ fn write_plot(mut file: File, svg: &str) -> std::io::Result<()> {
 /// The scenario that the flags describe.
 fn scenario(chosen: &RolloutArguments, seed: u64) -> Result<Scenario, Failure> {
     let usage = |message: &str, hint: &str| Err(Failure::usage(message).hint(hint));
-    if chosen.size == 0 {
+    if chosen.size.contains(&0) {
         return usage("--size 0: there is nothing to roll out", "write it such as 256MiB or 2GB");
     }
-    if chosen.size > LENGTH_MAX {
+    // Of all together, too: nothing overflows.
+    if chosen.size.iter().try_fold(0, |sum: u64, size| sum.checked_add(*size)).is_none_or(|sum| sum > LENGTH_MAX) {
         return usage("--size is more than Hawker takes", "256TiB is the most");
     }
     if chosen.host_rate == 0 || chosen.origin_rate == 0 {
@@ -85,7 +86,7 @@ fn scenario(chosen: &RolloutArguments, seed: u64) -> Result<Scenario, Failure> {
         (Some(count), Some(rate)) => Zones::equal(chosen.hosts, count, rate),
         _ => Zones::default(),
     };
-    let equal = Scenario::equal_hosts(chosen.hosts, chosen.size, chosen.host_rate);
+    let equal = Scenario::image(chosen.hosts, &chosen.size, chosen.host_rate);
     let deaths = part(chosen.churn, chosen.hosts);
     if deaths == chosen.hosts {
         return usage("--churn leaves no host alive", "a smaller share, such as 5%");
@@ -178,7 +179,7 @@ mod tests {
     fn chosen() -> RolloutArguments {
         RolloutArguments {
             hosts: 40,
-            size: 16 << 20,
+            size: vec![16 << 20],
             host_rate: 125_000_000,
             origin_rate: 25_000_000,
             rtt: Duration::from_millis(10),
@@ -207,8 +208,11 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_as_usage() {
         let impossible = [
-            RolloutArguments { size: 0, ..chosen() },
-            RolloutArguments { size: LENGTH_MAX + 1, ..chosen() },
+            RolloutArguments { size: vec![0], ..chosen() },
+            RolloutArguments { size: vec![1, 0], ..chosen() },
+            RolloutArguments { size: vec![LENGTH_MAX + 1], ..chosen() },
+            RolloutArguments { size: vec![LENGTH_MAX, 1], ..chosen() },
+            RolloutArguments { size: vec![u64::MAX, u64::MAX], ..chosen() },
             RolloutArguments { host_rate: 0, ..chosen() },
             RolloutArguments { origin_rate: 0, ..chosen() },
             RolloutArguments { host_rate: 3, ..chosen() },
@@ -229,6 +233,12 @@ mod tests {
         let chosen = RolloutArguments { zones: Some(4), zone_uplink: Some(500_000_000), ..chosen() };
         let zones = scenario(&chosen, 1).unwrap().zones;
         assert_eq!((zones.sizes, zones.border_bytes_per_s), (vec![10; 4], 500_000_000));
+    }
+
+    #[test]
+    fn several_sizes_are_layers_of_one_image() {
+        let layers = scenario(&RolloutArguments { size: vec![5 << 20, 300, 1 << 20], ..chosen() }, 1).unwrap();
+        assert_eq!((layers.tasks.len(), layers.length()), (3, (6 << 20) + 300));
     }
 
     #[test]
