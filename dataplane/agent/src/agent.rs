@@ -271,7 +271,7 @@ fn assemble(
     let io = |what| move |error| StartError::Io { what, error };
     let shards = &live.shards;
     let socket = config.socket.as_deref().map(listen_socket).transpose()?;
-    let own_certificates = mirror::certificates(&config.mirror).map_err(|reason| StartError::Config { reason })?;
+    let trusts = mirror::trusts(&config.mirror).map_err(|reason| StartError::Config { reason })?;
 
     let (asks, ask_queue) = mpsc::channel(ASK_QUEUE_MAX);
     let (links, link_events) = mpsc::channel(INBOX_MAX);
@@ -294,7 +294,7 @@ fn assemble(
     let limits = SlabLimits { bytes_max: ORIGIN_BLOCK_BYTES, reserve_blocks: 0 };
     let slab = Slab::new(limits, Arc::clone(&shards.budget)).map_err(io("reserve block memory"))?;
     let scheduler_url = config.scheduler.clone().unwrap_or_default();
-    let transports = Transports::new(own_certificates);
+    let transports = Transports::new(trusts);
     let tags = TagBook::new(key.host_id(), cluster.clone());
     let mirror = open_mirror(config, key.host_id(), live, &transports, &asks, &tags);
     let facts = Arc::new(AgentFacts {

@@ -40,6 +40,8 @@ pub struct OriginSpec {
     pub validators: ValidatorSet,
     /// False when the origin ignores Range: one stream from byte 0, no parallel leases.
     pub is_range_ok: bool,
+    /// Whether the content's digest was known before it was asked for.
+    pub is_named: bool,
     /// The literal address of a plain-http origin that answers without redirect, so that shards may fetch from it;
     /// `None`: control fetches.
     pub direct: Option<SocketAddr>,

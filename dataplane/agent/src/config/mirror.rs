@@ -43,9 +43,9 @@ pub struct RegistryConfig {
     pub url: Option<Url>,
     /// Who is asked first for what is pulled. Nobody's credentials are sent there.
     pub mirrors: Vec<Url>,
-    /// The only certificates that count, in PEM; `None`: the system's.
+    /// Certificates that count beside the system's, in PEM.
     pub ca: Option<PathBuf>,
-    /// Whether it may be spoken to in the clear.
+    /// Whether it may be spoken to in the clear, and, without `ca`, over TLS whatever certificate it shows.
     pub is_insecure: bool,
     /// In whose name it is asked.
     pub credentials: CredentialsPolicy,

@@ -5,16 +5,15 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use hawker_proto::Root;
 use hawker_proto::identity::ClusterKey;
 use hawker_proto::resolve::{CanonicalUrl, Digest, ResolveKey, resolve_key, resolve_key_of_digest};
 use hawker_proto::url::Url;
+use hawker_proto::{ByteRange, Root};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 
 use super::director::Ask;
-use super::origin::OriginError;
-use super::origin::{hint, meaning};
+use super::origin::{self, Condition, OriginError, hint, meaning};
 use crate::seam::Trouble;
 use crate::share::SharedTask;
 
@@ -81,6 +80,12 @@ impl GetRequest {
     pub(crate) fn of_blob(url: &str, headers: Vec<(String, String)>, digest: Digest) -> Result<Self, Failure> {
         let request = Self::parse(hawker_api::local::Get { url: url.to_owned(), ..Default::default() })?;
         Ok(Self { headers, name: Some(digest), is_credentialed: false, ..request })
+    }
+
+    /// The question to the origin.
+    pub(crate) fn ask(&self, range: Option<ByteRange>, condition: Condition) -> origin::Ask {
+        let (url, headers) = (self.url.clone(), self.headers.clone());
+        origin::Ask { url, headers, range, condition, is_named: self.name.is_some() }
     }
 
     /// What the request is called between hosts.

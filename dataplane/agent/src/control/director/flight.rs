@@ -15,7 +15,7 @@ use super::{Director, Internal, Outbox, Place};
 use crate::clock;
 use crate::control::caller::{CallerEvent, CallerId, Failure, GetRequest, tell};
 use crate::control::link::Side;
-use crate::control::origin::{Ask, Condition, OpenBody, OriginError, Resolution, Resolved, TaskLimit, resolve, spool};
+use crate::control::origin::{Condition, OpenBody, OriginError, Resolution, Resolved, TaskLimit, resolve, spool};
 
 /// An origin may say more, up to this: a wrong Cache-Control must not pin a host to old content for a day.
 const VALID_MAX: Duration = Duration::from_secs(300);
@@ -262,7 +262,7 @@ impl Director {
         };
         let request = &flight.request;
         let range = flight.first_bytes.and_then(|bytes| ByteRange::new(0, bytes));
-        let ask = Ask { url: request.url.clone(), headers: request.headers.clone(), range, condition };
+        let ask = request.ask(range, condition);
         let client = self.parts.client.clone();
         let mut nonce = [0; 16];
         let work = self.spawn(async move {

@@ -15,7 +15,7 @@ use super::{Director, Internal, LATE_WANTS_MAX, Place};
 use crate::config::WriteChoice;
 use crate::control::caller::{CallerId, Failure};
 use crate::control::link::Side;
-use crate::control::origin::{Ask, Condition, OriginError, Spooled, check_access};
+use crate::control::origin::{Condition, OriginError, Spooled, check_access};
 use crate::seam::ShardCommand;
 use crate::share::SharedTask;
 
@@ -27,8 +27,7 @@ impl Director {
             return self.open(want, about).await;
         }
         let request = &flight.request;
-        let ask =
-            Ask { url: request.url.clone(), headers: request.headers.clone(), range: None, condition: Condition::Any };
+        let ask = request.ask(None, Condition::Any);
         let client = self.parts.client.clone();
         let work = self.spawn(async move {
             let result = check_access(&client, ask).await;
@@ -203,8 +202,7 @@ impl Director {
             return self.welcome(id, task).await;
         }
         let request = &caller.request;
-        let ask =
-            Ask { url: request.url.clone(), headers: request.headers.clone(), range: None, condition: Condition::Any };
+        let ask = request.ask(None, Condition::Any);
         let client = self.parts.client.clone();
         self.spawn(async move {
             let result = check_access(&client, ask).await;

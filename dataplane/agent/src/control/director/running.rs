@@ -226,6 +226,7 @@ impl Running {
             headers: self.request.headers.clone(),
             validators: self.about.validators.clone(),
             is_range_ok: self.about.has_ranges,
+            is_named: self.request.name.is_some(),
             direct: self.about.direct,
         }
     }

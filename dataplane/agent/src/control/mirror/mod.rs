@@ -39,7 +39,7 @@ use crate::config::{CredentialsPolicy, MirrorConfig, TagRule};
 use crate::seam::{Sent, ShardHandle};
 use access::{Gate, Recent};
 use figures::{Figures, From, Kind};
-pub(crate) use registries::certificates;
+pub(crate) use registries::trusts;
 use registries::{Place, Registries, below};
 use tags::Tags;
 use upstream::{Identity, Upstream};

@@ -13,6 +13,7 @@ use hawker_proto::oci::Registry;
 use hawker_proto::url::{Host, Scheme, Url};
 
 use crate::config::{CredentialsPolicy, MirrorConfig, RegistryConfig};
+use crate::control::origin::{OriginError, Trust};
 
 /// Registries that clients named and no settings do, remembered at a time.
 const OTHERS_MAX: usize = 256;
@@ -31,6 +32,8 @@ pub(crate) struct Place {
     realms: Vec<String>,
     pub(crate) permit: Duration,
     pub(crate) grace: Duration,
+    /// Why it could not be asked last; `None`: it could.
+    trouble: Mutex<Option<String>>,
 }
 
 impl fmt::Debug for Place {
@@ -54,7 +57,23 @@ impl Place {
             realms: config.realms.clone(),
             permit: config.permit,
             grace: config.grace,
+            trouble: Mutex::default(),
         }
+    }
+
+    /// Says once in the log why the registry cannot be asked, and once that it can again: clients show their users a
+    /// status at most.
+    pub(crate) fn note(&self, error: Option<&OriginError>) {
+        let now = error.map(OriginError::to_string);
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *trouble == now {
+            return;
+        }
+        match &now {
+            Some(error) => tracing::warn!(registry = %self.name, %error, "a registry cannot be asked"),
+            None => tracing::info!(registry = %self.name, "a registry answers again"),
+        }
+        *trouble = now;
     }
 
     /// The registry's own base.
@@ -85,21 +104,30 @@ impl Place {
     }
 }
 
-/// The certificates that settings name, by the hosts that they count for.
+/// Who settings say is to be believed, by the hosts that it counts for.
 ///
 /// # Errors
-/// A file that cannot be read or holds none, by its name.
-pub(crate) fn certificates(config: &MirrorConfig) -> Result<Vec<(String, Vec<CertificateDer<'static>>)>, String> {
+/// A file of certificates that cannot be read or holds none, by its name.
+pub(crate) fn trusts(config: &MirrorConfig) -> Result<Vec<(String, Trust)>, String> {
     let mut own = Vec::new();
     for registry in &config.registries {
-        let Some(path) = &registry.ca else { continue };
+        let place = Place::new(registry);
+        let Some(path) = &registry.ca else {
+            let unverified = place.bases.iter().filter(|base| registry.is_insecure && base.scheme() == Scheme::Https);
+            for base in unverified {
+                tracing::warn!(registry = %registry.name, host = %base.authority(),
+                    "`insecure`: whoever answers there is believed to be the registry, and sees its credentials");
+                own.push((base.authority(), Trust::Anybody));
+            }
+            continue;
+        };
         let failed = |error: String| format!("the certificates of {}: {}: {error}", registry.name, path.display());
         let found = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?;
         let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| failed(error.to_string()))?;
         if found.is_empty() {
             return Err(failed("there is no certificate in it".to_owned()));
         }
-        own.extend(Place::new(registry).bases.iter().map(|base| (base.authority(), found.clone())));
+        own.extend(place.bases.iter().map(|base| (base.authority(), Trust::Also(found.clone()))));
     }
     Ok(own)
 }

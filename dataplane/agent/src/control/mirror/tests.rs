@@ -101,7 +101,7 @@ impl Stage {
         tokio::spawn(async move { while mailbox.recv().await.is_some() {} });
         let parts = MirrorParts {
             host: HostId([7; 32]),
-            transports: Transports::with_roots(rustls::RootCertStore::empty()),
+            transports: Transports::with_roots(rustls::RootCertStore::empty(), &[]),
             asks,
             shards: vec![keeper],
             book: TagBook::new(HostId([7; 32]), None),

@@ -211,6 +211,7 @@ impl Upstream {
             }
         }
         let result = self.ask_at(place, own, who, repository, &question).await;
+        place.note(result.as_ref().err());
         if result.is_ok() {
             place.prefer(mirrors.len());
         }
@@ -285,7 +286,7 @@ impl Upstream {
             moved = Some(upload.moved);
         }
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let sending = self.transports.send(request, Hop { limit: UPLOAD_LIMIT, ..Hop::to(&url) });
+        let sending = self.transports.send(request, Hop { limit: UPLOAD_LIMIT, is_lenient: true, ..Hop::to(&url) });
         tokio::pin!(sending);
         let mut seen = 0;
         let response = loop {
@@ -321,7 +322,8 @@ impl Upstream {
         for _ in 0..=http1::REDIRECTS_MAX {
             let request = request(&question.method, &url, &headers, &question.kept, &self.via)?;
             self.asked.fetch_add(1, Ordering::Relaxed);
-            let response = self.transports.send(request, Hop { least, from: from.as_ref(), ..Hop::to(&url) }).await?;
+            let hop = Hop { least, is_lenient: true, from: from.as_ref(), ..Hop::to(&url) };
+            let response = self.transports.send(request, hop).await?;
             let address = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
             // An address that is not known may be any.
             let here = address.map_or(Reach::World, |address| Reach::of(address.ip()));

@@ -57,6 +57,8 @@ pub(crate) struct Ask {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) range: Option<ByteRange>,
     pub(crate) condition: Condition,
+    /// Whether its digest is known: bytes that are wrong are seen to be, whoever sent them.
+    pub(crate) is_named: bool,
 }
 
 impl fmt::Debug for Ask {
@@ -98,7 +100,7 @@ impl OriginClient {
     /// A client that trusts `roots` alone.
     #[cfg(test)]
     pub(crate) fn with_roots(roots: rustls::RootCertStore) -> Self {
-        Self::new(Transports::with_roots(roots))
+        Self::new(Transports::with_roots(roots, &[]))
     }
 
     /// Sends `ask` and follows redirects until there is an answer.
@@ -113,7 +115,9 @@ impl OriginClient {
         let mut from = None;
         for hop in 0..=http1::REDIRECTS_MAX {
             let question = request(ask, &url, &headers)?;
-            let response = self.transports.send(question, Hop { least, from: from.as_ref(), ..Hop::to(&url) }).await?;
+            let is_lenient = ask.is_named;
+            let way = Hop { least, is_lenient, from: from.as_ref(), ..Hop::to(&url) };
+            let response = self.transports.send(question, way).await?;
             let direct = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
             // An address that is not known may be any.
             least = least.max(direct.map_or(Reach::World, |address| Reach::of(address.ip())));

@@ -138,7 +138,8 @@ async fn open_at(
     let url = Url::parse(&job.spec.url).map_err(OriginError::BadUrl)?;
     let range = ByteRange::new(at, job.range.end()).filter(|_| job.spec.is_range_ok);
     let condition = job.spec.validators.pin().map_or(Condition::Any, Condition::Same);
-    let answered = client.open(&Ask { url, headers: job.spec.headers.clone(), range, condition }).await?;
+    let (headers, is_named) = (job.spec.headers.clone(), job.spec.is_named);
+    let answered = client.open(&Ask { url, headers, range, condition, is_named }).await?;
     let host = answered.host.clone();
     if job.spec.is_contradicted(job.geometry.length(), &answered.answer, &answered.head) {
         return Err(OriginError::Changed { host });

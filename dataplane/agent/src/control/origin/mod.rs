@@ -20,4 +20,4 @@ pub(crate) use fetch::{FetchJob, run_fetch};
 pub(crate) use reach::Reach;
 pub(crate) use resolve::{OpenBody, Resolution, Resolved, check_access, jittered, resolve};
 pub(crate) use spool::{Spooled, spool};
-pub(crate) use transport::{HEAD_TIMEOUT, Hop, Outgoing, Transports, innermost, nothing, split};
+pub(crate) use transport::{HEAD_TIMEOUT, Hop, Outgoing, Transports, Trust, innermost, nothing, split};

@@ -18,7 +18,7 @@ fn client() -> OriginClient {
 
 fn ask(url: &str) -> Ask {
     let headers = vec![("Authorization".to_owned(), "Bearer s3cret".to_owned())];
-    Ask { url: Url::parse(url).unwrap(), headers, range: None, condition: Condition::Any }
+    Ask { url: Url::parse(url).unwrap(), headers, range: None, condition: Condition::Any, is_named: false }
 }
 
 async fn fresh(url: &str) -> Resolved {
@@ -36,6 +36,7 @@ async fn fetch(origin: &Origin, content: &[u8], range: (u64, u64), change: impl 
         headers: Vec::new(),
         validators: ValidatorSet { etag: Some("\"v1\"".to_owned()), ..ValidatorSet::default() },
         is_range_ok: true,
+        is_named: false,
         direct: None,
     };
     let mut job = FetchJob {
@@ -298,4 +299,18 @@ async fn certificate_must_be_signed_by_somebody_who_is_trusted() {
     assert_eq!((answered.head.status, answered.direct), (200, None));
     let by_address = format!("https://{}/file", origin.address);
     assert!(trusting.open(&ask(&by_address)).await.is_err(), "the certificate names another host");
+
+    // Settings say that whoever answers there is right: for content that is compared with its digest.
+    let anybody = [Url::parse(&url).unwrap().authority()];
+    let transports = Transports::with_roots(rustls::RootCertStore::empty(), &anybody);
+    let lenient = OriginClient::new(transports.clone());
+    assert!(lenient.open(&ask(&url)).await.is_err(), "what nobody compares");
+    let named = |url: &str| Ask { is_named: true, ..ask(url) };
+    assert_eq!(lenient.open(&named(&url)).await.unwrap().head.status, 200);
+    assert!(lenient.open(&named(&by_address)).await.is_err(), "another host");
+    let (here, there) = (Url::parse(&url).unwrap(), Url::parse(&by_address).unwrap());
+    let hop = Hop { whose: &here, is_lenient: true, ..Hop::to(&there) };
+    let mut request = hyper::Request::new(nothing());
+    *request.uri_mut() = by_address.parse().unwrap();
+    assert!(transports.send(request, hop).await.is_err(), "one that is named by whoever answered");
 }

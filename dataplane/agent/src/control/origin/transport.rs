@@ -15,8 +15,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use hawker_proto::http1::{self, ResponseHead};
 use hawker_proto::url::Url;
@@ -57,6 +59,8 @@ pub(crate) struct Hop<'a> {
     pub(crate) url: &'a Url,
     /// Whose certificates count there: the URL itself, or the registry that named it.
     pub(crate) whose: &'a Url,
+    /// Whether [`Trust::Anybody`] counts: for a registry, and for content whose digest is known.
+    pub(crate) is_lenient: bool,
     /// Nothing nearer than this may be asked.
     pub(crate) least: Reach,
     /// Who redirected there.
@@ -68,16 +72,30 @@ pub(crate) struct Hop<'a> {
 impl<'a> Hop<'a> {
     /// To `url`, from wherever.
     pub(crate) const fn to(url: &'a Url) -> Self {
-        Self { url, whose: url, least: Reach::Host, from: None, limit: HEAD_TIMEOUT }
+        Self { url, whose: url, is_lenient: false, least: Reach::Host, from: None, limit: HEAD_TIMEOUT }
     }
+}
+
+/// Who is believed to be a host.
+#[derive(Debug)]
+pub(crate) enum Trust {
+    /// Whom these certificates vouch for, beside the system's.
+    Also(Vec<CertificateDer<'static>>),
+    /// Whoever answers there.
+    Anybody,
 }
 
 /// Sends requests. Cheap to clone; connections are shared.
 #[derive(Clone)]
 pub(crate) struct Transports {
     usual: Transport,
-    /// Of registries with certificates of their own, by `host:port` as [`Url::authority`] writes it.
-    own: Arc<HashMap<String, Transport>>,
+    /// Of registries with a trust of their own, by `host:port` as [`Url::authority`] writes it.
+    own: Arc<HashMap<String, Own>>,
+}
+
+struct Own {
+    transport: Transport,
+    is_anybody: bool,
 }
 
 impl fmt::Debug for Transports {
@@ -87,9 +105,9 @@ impl fmt::Debug for Transports {
 }
 
 impl Transports {
-    /// Trusts the system's certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), and with each of `own` those
-    /// that it names, too. A host without any can still ask over http; https then fails by name.
-    pub(crate) fn new(own: Vec<(String, Vec<CertificateDer<'static>>)>) -> Self {
+    /// Trusts the system's certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured), and for each of `own` whom it
+    /// names. A host without any can still ask over http; https then fails by name.
+    pub(crate) fn new(own: Vec<(String, Trust)>) -> Self {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         let (added, ignored) = roots.add_parsable_certificates(found.certs);
@@ -100,19 +118,27 @@ impl Transports {
                 "no trusted certificates found: https origins will fail"
             );
         }
-        let with_own = |(authority, certificates)| {
-            let mut roots = roots.clone();
-            roots.add_parsable_certificates(certificates);
-            (authority, Transport::new(roots))
+        let with_own = |(authority, trust)| {
+            let own = match trust {
+                Trust::Anybody => Own { transport: Transport::to_anybody(), is_anybody: true },
+                Trust::Also(certificates) => {
+                    let mut roots = roots.clone();
+                    roots.add_parsable_certificates(certificates);
+                    Own { transport: Transport::new(roots), is_anybody: false }
+                }
+            };
+            (authority, own)
         };
         let own = own.into_iter().map(with_own).collect();
         Self { usual: Transport::new(roots), own: Arc::new(own) }
     }
 
-    /// Trusts `roots` alone.
+    /// Trusts `roots` alone, and anybody at these authorities.
     #[cfg(test)]
-    pub(crate) fn with_roots(roots: RootCertStore) -> Self {
-        Self { usual: Transport::new(roots), own: Arc::default() }
+    pub(crate) fn with_roots(roots: RootCertStore, anybody: &[String]) -> Self {
+        let own =
+            |authority: &String| (authority.clone(), Own { transport: Transport::to_anybody(), is_anybody: true });
+        Self { usual: Transport::new(roots), own: Arc::new(anybody.iter().map(own).collect()) }
     }
 
     /// Sends `request` where `hop` says.
@@ -124,7 +150,7 @@ impl Transports {
         request: Request<Outgoing>,
         hop: Hop<'_>,
     ) -> Result<Response<Incoming>, OriginError> {
-        let Hop { url, whose, least, from, limit } = hop;
+        let Hop { url, whose, is_lenient, least, from, limit } = hop;
         let host = url.authority();
         let too_near =
             |to: String| OriginError::PrivateRedirect { host: from.map(Url::authority).unwrap_or_default(), to };
@@ -132,7 +158,10 @@ impl Transports {
         if !least.admits(url) {
             return Err(too_near(host));
         }
-        let transport = self.own.get(&whose.authority()).unwrap_or(&self.usual);
+        // Whoever names another host vouches for it with certificates only.
+        let counts = |own: &&Own| !own.is_anybody || (is_lenient && whose.host() == url.host());
+        let own = self.own.get(&whose.authority()).filter(counts);
+        let transport = own.map_or(&self.usual, |own| &own.transport);
         match tokio::time::timeout(limit, transport.https[least as usize].request(request)).await {
             Err(_) => Err(OriginError::Timeout { host, waited: limit }),
             Ok(Err(error)) if TooNear::is_in(&error) => Err(too_near(host)),
@@ -145,13 +174,63 @@ impl Transports {
 
 impl Transport {
     fn new(roots: RootCertStore) -> Self {
+        Self::over(|tls, _| tls.with_root_certificates(roots))
+    }
+
+    fn to_anybody() -> Self {
+        Self::over(|tls, provider| tls.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))))
+    }
+
+    fn over(verify: impl FnOnce(Unarmed, Arc<CryptoProvider>) -> Armed) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .expect("ring supports TLS 1.2 and 1.3");
+        let tls = verify(tls, provider).with_no_client_auth();
         Self { https: Reach::ALL.map(|least| https(tls.clone(), least)) }
+    }
+}
+
+type Unarmed = rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>;
+type Armed = rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>;
+
+/// Takes any certificate. Whoever answers must have its key all the same: a signature that is wrong is a broken
+/// connection, not a choice.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
