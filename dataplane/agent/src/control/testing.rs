@@ -14,7 +14,7 @@ use super::origin::BlockSource;
 use crate::rates::HostRates;
 use crate::seam::{COMMAND_QUEUE_MAX, ShardCommand, ShardHandle};
 
-/// An origin on loopback: every request's head goes to the script, whose bytes are the answer; then it hangs up.
+/// An origin on loopback: every request's head (and a form, as it is) goes to the script, whose bytes are the answer; then it hangs up.
 pub(super) struct Origin {
     pub(super) address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
@@ -68,7 +68,15 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(stream.read_u8().await.ok()?);
     }
-    String::from_utf8(bytes).ok().map(|head| head.to_ascii_lowercase())
+    let mut text = String::from_utf8(bytes).ok()?.to_ascii_lowercase();
+    // A form is as good as a query; other bodies are none of a script's business.
+    if text.contains("content-type: application/x-www-form-urlencoded\r\n") {
+        let (_, rest) = text.split_once("content-length: ")?;
+        let mut form = vec![0; rest.split_once("\r\n")?.0.parse().ok()?];
+        stream.read_exact(&mut form).await.ok()?;
+        text.push_str(&String::from_utf8(form).ok()?);
+    }
+    Some(text)
 }
 
 /// The bytes `[start, end)` that a request asks for.

@@ -23,11 +23,16 @@ const BYTES_MAX: u64 = 1 << 20;
 /// What Docker calls its Hub in its own files.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// A name and a password.
-#[derive(Clone, PartialEq, Eq)]
+/// What Docker's helpers call one whose secret is no password.
+const IDENTITY: &str = "<token>";
+
+/// What this host shows to say who it is.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Secret {
-    pub(crate) name: String,
-    pub(crate) password: String,
+    /// A name and a password.
+    pub(crate) password: Option<(String, String)>,
+    /// What stands for them at a token server that speaks OAuth 2: a refresh token, which Docker calls identity token.
+    pub(crate) identity: Option<String>,
 }
 
 impl fmt::Debug for Secret {
@@ -75,6 +80,8 @@ struct Entry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
+    #[serde(rename = "identitytoken")]
+    identity_token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +90,15 @@ struct HelperAnswer {
     name: String,
     #[serde(rename = "Secret")]
     secret: String,
+}
+
+impl From<HelperAnswer> for Secret {
+    fn from(answer: HelperAnswer) -> Self {
+        match answer.name.as_str() {
+            IDENTITY => Self { password: None, identity: Some(answer.secret) },
+            _ => Self { password: Some((answer.name, answer.secret)), identity: None },
+        }
+    }
 }
 
 fn in_file(path: &Path, registry: &Registry, repository: Option<&RepositoryName>) -> Result<Secret, String> {
@@ -122,13 +138,20 @@ fn entry(config: &ConfigFile, registry: &Registry, repository: Option<&Repositor
 
 impl Entry {
     fn secret(&self) -> Option<Secret> {
+        let identity = self.identity_token.clone().filter(|token| !token.is_empty());
+        // Beside such a token the password may be empty: what is left of one that nobody should see.
+        let password = self.password().filter(|(_, password)| identity.is_none() || !password.is_empty());
+        (password.is_some() || identity.is_some()).then_some(Secret { password, identity })
+    }
+
+    fn password(&self) -> Option<(String, String)> {
         if let Some(auth) = self.auth.as_deref().filter(|auth| !auth.is_empty()) {
             let text = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
             let (name, password) = text.split_once(':')?;
             let password = password.trim_end_matches('\0').to_owned();
-            return Some(Secret { name: name.to_owned(), password });
+            return Some((name.to_owned(), password));
         }
-        Some(Secret { name: self.username.clone()?, password: self.password.clone()? })
+        Some((self.username.clone()?, self.password.clone()?))
     }
 }
 
@@ -184,7 +207,7 @@ fn ask_helper(helper: &str, server: &str) -> Result<Secret, String> {
         return Err(failed(&format_args!("it ended with {status}")));
     }
     let answer: HelperAnswer = serde_json::from_str(&text).map_err(|_| failed(&"its answer is not as it should be"))?;
-    Ok(Secret { name: answer.name, password: answer.secret })
+    Ok(answer.into())
 }
 
 /// One that has said what it has to say and does not end is ended.
@@ -207,7 +230,8 @@ mod tests {
         let config: ConfigFile = serde_json::from_str(text).unwrap();
         let repository = repository.map(|name| RepositoryName::parse(name).unwrap());
         let secret = entry(&config, &Registry::parse(registry).unwrap(), repository.as_ref())?;
-        Some(format!("{}:{}", secret.name, secret.password))
+        let password = secret.password.map(|(name, password)| format!("{name}:{password}"));
+        Some(password.into_iter().chain(secret.identity).collect::<Vec<_>>().join(" "))
     }
 
     #[test]
@@ -215,10 +239,13 @@ mod tests {
         let auth = |text: &str| STANDARD.encode(text);
         let text = format!(
             "{{\"auths\":{{\"https://index.docker.io/v1/\":{{\"auth\":\"{}\"}},\"h.io:5000\":{{\"username\":\"u\",\"password\":\"p\"}},\
-             \"q.io\":{{\"auth\":\"{}\"}},\"q.io/team/app\":{{\"auth\":\"{}\"}},\"empty.io\":{{}}}},\"other\":1}}",
+             \"q.io\":{{\"auth\":\"{}\"}},\"q.io/team/app\":{{\"auth\":\"{}\"}},\"empty.io\":{{}},\"i.io\":{{\"auth\":\"{}\",\"identitytoken\":\"i3\"}},\
+             \"both.io\":{{\"auth\":\"{}\",\"identitytoken\":\"i4\"}},\"token.io\":{{\"identitytoken\":\"i5\"}}}},\"other\":1}}",
             auth("hub:a:b"),
             auth("all:1"),
-            auth("app:2")
+            auth("app:2"),
+            auth("00000000:"),
+            auth("both:4")
         );
         for (registry, repository, expected) in [
             ("docker.io", Some("library/a"), Some("hub:a:b")),
@@ -229,9 +256,21 @@ mod tests {
             ("q.io", Some("team/other"), Some("all:1")),
             ("q.io", Some("team/application"), Some("all:1")),
             ("empty.io", None, None),
+            ("i.io", None, Some("i3")),
+            ("both.io", None, Some("both:4 i4")),
+            ("token.io", None, Some("i5")),
         ] {
             assert_eq!(found(&text, registry, repository).as_deref(), expected, "{registry} {repository:?}");
         }
+    }
+
+    #[test]
+    fn answer_of_a_helper_is_a_password_or_a_token() {
+        let secret = |text: &str| Secret::from(serde_json::from_str::<HelperAnswer>(text).unwrap());
+        let password = secret("{\"ServerURL\":\"h.io\",\"Username\":\"u\",\"Secret\":\"p\"}");
+        assert!(password == Secret { password: Some(("u".to_owned(), "p".to_owned())), identity: None });
+        let token = secret("{\"Username\":\"<token>\",\"Secret\":\"t\"}");
+        assert!(token == Secret { password: None, identity: Some("t".to_owned()) });
     }
 
     #[test]

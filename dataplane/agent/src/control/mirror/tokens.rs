@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request};
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use hawker_proto::url::{Scheme, Url};
 
 use super::credentials::{Credentials, Secret};
 use super::registries::Place;
-use crate::control::origin::{HEAD_TIMEOUT, Hop, Reach, Transports, USER_AGENT, nothing};
+use crate::control::origin::{HEAD_TIMEOUT, Hop, Outgoing, Reach, Transports, USER_AGENT, nothing};
 
 /// Bytes of a token server's answer, at most.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -30,6 +30,11 @@ const EXPIRES_S_MAX: u64 = 3600;
 const MARGIN: Duration = Duration::from_secs(10);
 /// Repositories whose tokens are kept.
 const KNOWN_MAX: usize = 4096;
+/// Who asks for a token, where that must be said (OAuth 2).
+const CLIENT_ID: &str = "hawker";
+/// What token servers that do not speak OAuth 2 answer to a POST, as containerd has met them: distribution's
+/// specification says 404, others know no such method or ask for a password.
+const NO_OAUTH: [u16; 4] = [400, 401, 404, 405];
 /// Credentials of this host are looked up anew after so long.
 const BASIC_LASTS: Duration = Duration::from_secs(60);
 
@@ -139,9 +144,9 @@ impl Tokens {
         *authorization = None;
         let secret = if is_node { self.credentials.find(place, repository).await } else { None };
         let (value, lasts) = match &known.challenge {
-            Challenge::Basic => (basic(secret.as_ref()?), BASIC_LASTS),
+            Challenge::Basic => (basic(secret.as_ref()?)?, BASIC_LASTS),
             Challenge::Bearer { realm, service, scope } => {
-                let realm = realm_url(realm, service.as_deref(), scope.as_deref())?;
+                let realm = Url::parse(realm).ok()?;
                 if realm.scheme() == Scheme::Http && !place.is_insecure {
                     tracing::warn!(registry = %place.name, "the registry's token server is not https: it is not asked");
                     return None;
@@ -156,7 +161,8 @@ impl Tokens {
                     is_trusted
                 });
                 let hop = Hop { whose: place.own(), is_lenient: true, least: known.reach, ..Hop::to(&realm) };
-                let (token, lasts) = self.exchange(hop, secret.as_ref()).await?;
+                let wish = Wish { service: service.as_deref(), scope: scope.as_deref() };
+                let (token, lasts) = self.exchange(hop, wish, secret.as_ref()).await?;
                 (format!("Bearer {token}"), lasts)
             }
         };
@@ -166,36 +172,57 @@ impl Tokens {
         Some(value)
     }
 
-    async fn exchange(&self, hop: Hop<'_>, secret: Option<&Secret>) -> Option<(String, Duration)> {
-        let realm = hop.url;
+    /// A token of the server at `hop`: for an identity by OAuth 2 (distribution's specification, auth/oauth), otherwise
+    /// as every such server gives it (auth/token).
+    async fn exchange(&self, hop: Hop<'_>, wish: Wish<'_>, secret: Option<&Secret>) -> Option<(String, Duration)> {
+        let password = secret.and_then(basic);
+        if let Some(identity) = secret.and_then(|secret| secret.identity.as_deref()) {
+            let mut request = Request::new(Full::from(wish.form(identity)).map_err(|never| match never {}).boxed());
+            *request.method_mut() = Method::POST;
+            let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+            request.headers_mut().insert("content-type", kind);
+            match self.ask(request, hop).await {
+                Ok(token) => return Some(token),
+                Err(Some(status)) if NO_OAUTH.contains(&status) && password.is_some() => {}
+                Err(_) => return None,
+            }
+        }
+        let url = wish.url(hop.url)?;
         let mut request = Request::new(nothing());
-        *request.method_mut() = Method::GET;
-        *request.uri_mut() = realm.to_string().parse().ok()?;
-        request.headers_mut().insert("accept", HeaderValue::from_static("application/json"));
-        request.headers_mut().insert("user-agent", HeaderValue::from_static(USER_AGENT));
-        if let Some(secret) = secret {
-            let mut value = HeaderValue::from_str(&basic(secret)).ok()?;
+        if let Some(password) = password {
+            let mut value = HeaderValue::from_str(&password).ok()?;
             value.set_sensitive(true);
             request.headers_mut().insert("authorization", value);
         }
+        self.ask(request, Hop { url: &url, ..hop }).await.ok()
+    }
+
+    /// # Errors
+    /// No token is given: with this status, when there was an answer.
+    async fn ask(&self, mut request: Request<Outgoing>, hop: Hop<'_>) -> Result<(String, Duration), Option<u16>> {
+        let realm = hop.url;
+        *request.uri_mut() = realm.to_string().parse().map_err(|_| None)?;
+        request.headers_mut().insert("accept", HeaderValue::from_static("application/json"));
+        request.headers_mut().insert("user-agent", HeaderValue::from_static(USER_AGENT));
         // No redirect is followed: who gives out tokens is named by the challenge.
         let response = match self.transports.send(request, hop).await {
             Ok(response) if response.status() == 200 => response,
             Ok(response) => {
                 tracing::debug!(realm = %realm.authority(), status = %response.status(), "no token is given");
-                return None;
+                return Err(Some(response.status().as_u16()));
             }
             Err(error) => {
                 tracing::debug!(%error, "the token server does not answer");
-                return None;
+                return Err(None);
             }
         };
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
-        let bytes = tokio::time::timeout(HEAD_TIMEOUT, body).await.ok()?.ok()?.to_bytes();
-        let answer: TokenAnswer = serde_json::from_slice(&bytes).ok()?;
-        let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty())?;
+        let body = tokio::time::timeout(HEAD_TIMEOUT, body).await.map_err(|_| None)?;
+        let bytes = body.map_err(|_| None)?.to_bytes();
+        let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| None)?;
+        let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty()).ok_or(None)?;
         let lasts = Duration::from_secs(answer.expires_in.unwrap_or(EXPIRES_S).min(EXPIRES_S_MAX));
-        Some((token, lasts.saturating_sub(MARGIN)))
+        Ok((token, lasts.saturating_sub(MARGIN)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Known>>> {
@@ -203,26 +230,42 @@ impl Tokens {
     }
 }
 
-fn basic(secret: &Secret) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{}:{}", secret.name, secret.password)))
+fn basic(secret: &Secret) -> Option<String> {
+    let (name, password) = secret.password.as_ref()?;
+    Some(format!("Basic {}", STANDARD.encode(format!("{name}:{password}"))))
 }
 
-/// `realm` with the question in its query.
-fn realm_url(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Url> {
-    let realm = Url::parse(realm).ok()?;
-    let mut text = realm.to_string();
-    let mut mark = if realm.query().is_some() { '&' } else { '?' };
-    let scopes = scope.into_iter().flat_map(|scope| scope.split(' ')).filter(|scope| !scope.is_empty());
-    for (name, value) in
-        service.map(|service| ("service", service)).into_iter().chain(scopes.map(|scope| ("scope", scope)))
-    {
-        text.push(mark);
-        text.push_str(name);
-        text.push('=');
-        text.push_str(&encoded(value));
-        mark = '&';
+/// What a token is to be for, as the challenge says it.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    service: Option<&'a str>,
+    /// Several, with spaces between.
+    scope: Option<&'a str>,
+}
+
+impl Wish<'_> {
+    /// `realm` with the question in its query: each scope is a field.
+    fn url(&self, realm: &Url) -> Option<Url> {
+        let scopes = self.scope.into_iter().flat_map(|scope| scope.split(' ')).filter(|scope| !scope.is_empty());
+        let fields = self.service.map(|service| ("service", service)).into_iter();
+        let query = joined(fields.chain(scopes.map(|scope| ("scope", scope))));
+        let mark = if realm.query().is_some() { '&' } else { '?' };
+        let text = if query.is_empty() { realm.to_string() } else { format!("{realm}{mark}{query}") };
+        Url::parse(&text).ok()
     }
-    Url::parse(&text).ok()
+
+    /// The question as a form, with a refresh token: all scopes are one field.
+    fn form(&self, refresh_token: &str) -> String {
+        let [service, scope] = [("service", self.service), ("scope", self.scope)]
+            .map(|(name, value)| value.filter(|value| !value.is_empty()).map(|value| (name, value)));
+        let own = [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), ("refresh_token", refresh_token)];
+        joined(own.into_iter().chain(service).chain(scope))
+    }
+}
+
+/// `a=1&b=2`
+fn joined<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    fields.map(|(name, value)| format!("{name}={}", encoded(value))).collect::<Vec<_>>().join("&")
 }
 
 /// Percent-encoded but for what RFC 3986, section 2.3 calls unreserved, and `:`, `/` and `,`, which scopes hold.
@@ -244,12 +287,20 @@ mod tests {
 
     #[test]
     fn question_for_a_token_is_encoded() {
-        let url =
-            realm_url("https://a.io/t?x=1", Some("a b&c"), Some("repository:l/a:pull repository:m:pull")).unwrap();
+        let realm = Url::parse("https://a.io/t?x=1").unwrap();
+        let wish = Wish { service: Some("a b&c"), scope: Some("repository:l/a:pull repository:m:pull") };
         assert_eq!(
-            url.to_string(),
+            wish.url(&realm).unwrap().to_string(),
             "https://a.io/t?x=1&service=a%20b%26c&scope=repository:l/a:pull&scope=repository:m:pull"
         );
-        assert!(realm_url("ftp://a.io/", None, None).is_none() && realm_url("https://u:p@a.io/", None, None).is_none());
+        assert_eq!(
+            wish.form("a+b/c="),
+            "grant_type=refresh_token&client_id=hawker&refresh_token=a%2Bb/c%3D&service=a%20b%26c\
+             &scope=repository:l/a:pull%20repository:m:pull"
+        );
+        let nothing = Wish { service: None, scope: None };
+        assert_eq!(nothing.url(&realm).unwrap(), realm);
+        assert_eq!(nothing.form("t"), "grant_type=refresh_token&client_id=hawker&refresh_token=t");
+        assert!(Url::parse("ftp://a.io/").is_err() && Url::parse("https://u:p@a.io/").is_err());
     }
 }
