@@ -4,10 +4,34 @@ use serde_json::json;
 
 use crate::{files, workspace};
 
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// The media type of an image's manifest.
-pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// What the parts of an image are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Types {
+    pub layer: &'static str,
+    pub config: &'static str,
+    pub manifest: &'static str,
+    /// The list of images for several platforms.
+    pub index: &'static str,
+}
+
+/// As the OCI calls them.
+pub const OCI: Types = Types {
+    layer: "application/vnd.oci.image.layer.v1.tar",
+    config: "application/vnd.oci.image.config.v1+json",
+    manifest: "application/vnd.oci.image.manifest.v1+json",
+    index: "application/vnd.oci.image.index.v1+json",
+};
+
+/// As Docker calls them (image manifest version 2, schema 2).
+pub const DOCKER: Types = Types {
+    layer: "application/vnd.docker.image.rootfs.diff.tar",
+    config: "application/vnd.docker.container.image.v1+json",
+    manifest: "application/vnd.docker.distribution.manifest.v2+json",
+    index: "application/vnd.docker.distribution.manifest.list.v2+json",
+};
+
+/// What this machine runs, as images call it.
+pub const PLATFORM: &str = "amd64";
 
 /// What the program of every image is; Debian's busybox-static.
 const PROGRAM: &str = "busybox";
@@ -38,9 +62,10 @@ impl Blob {
     }
 }
 
-/// An image for this machine, without compression: its layers are as large as what is in them.
+/// An image without compression: its layers are as large as what is in them.
 #[derive(Clone, Debug)]
 pub struct Image {
+    architecture: String,
     pub layers: Vec<Blob>,
     pub config: Blob,
     pub manifest: Blob,
@@ -58,33 +83,43 @@ impl Image {
         (!is_static).then(|| format!("{PROGRAM} is not static (package busybox-static)"))
     }
 
-    /// An image with one layer of a program and one of each length; callers ask [`Self::obstacle`] first.
+    /// An image for this machine with one layer of a program and one of each length; callers ask [`Self::obstacle`]
+    /// first.
     ///
     /// # Panics
     /// When the program cannot be read.
     #[must_use]
     pub fn new(seed: u64, lengths: &[usize]) -> Self {
+        Self::of(OCI, PLATFORM, seed, lengths)
+    }
+
+    /// The same with parts of these types, said to be for another platform. Its program is this machine's all the same.
+    ///
+    /// # Panics
+    /// When the program cannot be read.
+    #[must_use]
+    pub fn of(types: Types, architecture: &str, seed: u64, lengths: &[usize]) -> Self {
         let program = workspace::find_program(PROGRAM).expect("callers ask for obstacles");
         let program = std::fs::read(program).expect("a program that can be read");
-        let mut layers = vec![Blob::new(LAYER, tar("bin/busybox", 0o755, &program))];
+        let mut layers = vec![Blob::new(types.layer, tar("bin/busybox", 0o755, &program))];
         let mut data = Vec::new();
         for (index, length) in lengths.iter().enumerate() {
             let bytes = files::random_bytes(*length, seed * 1000 + index as u64);
             data.push(files::sha256_bytes(&bytes));
-            layers.push(Blob::new(LAYER, tar(&format!("data/{index}"), 0o644, &bytes)));
+            layers.push(Blob::new(types.layer, tar(&format!("data/{index}"), 0o644, &bytes)));
         }
         let digests: Vec<&str> = layers.iter().map(|layer| layer.digest.as_str()).collect();
         let config = json!({
-            "architecture": "amd64", "os": "linux", "config": { "Cmd": ["/bin/busybox", "true"] },
+            "architecture": architecture, "os": "linux", "config": { "Cmd": ["/bin/busybox", "true"] },
             "rootfs": { "type": "layers", "diff_ids": digests },
         });
-        let config = Blob::new(CONFIG, config.to_string().into_bytes());
+        let config = Blob::new(types.config, config.to_string().into_bytes());
         let descriptors: Vec<serde_json::Value> = layers.iter().map(Blob::descriptor).collect();
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": MANIFEST, "config": config.descriptor(), "layers": descriptors,
+            "schemaVersion": 2, "mediaType": types.manifest, "config": config.descriptor(), "layers": descriptors,
         });
-        let manifest = Blob::new(MANIFEST, manifest.to_string().into_bytes());
-        Self { layers, config, manifest, data }
+        let manifest = Blob::new(types.manifest, manifest.to_string().into_bytes());
+        Self { architecture: architecture.to_owned(), layers, config, manifest, data }
     }
 
     /// Config and layers.
@@ -109,6 +144,29 @@ impl Image {
     #[must_use]
     pub fn check_output(&self) -> String {
         self.data.iter().enumerate().map(|(index, digest)| format!("{digest}  /data/{index}\n")).collect()
+    }
+}
+
+/// Images for several platforms under one name.
+#[derive(Clone, Debug)]
+pub struct Index {
+    pub images: Vec<Image>,
+    pub manifest: Blob,
+}
+
+impl Index {
+    /// A list of `images`, whose types are these.
+    #[must_use]
+    pub fn new(types: Types, images: Vec<Image>) -> Self {
+        let descriptors = images.iter().map(|image| {
+            let mut descriptor = image.manifest.descriptor();
+            descriptor["platform"] = json!({ "architecture": image.architecture, "os": "linux" });
+            descriptor
+        });
+        let descriptors: Vec<serde_json::Value> = descriptors.collect();
+        let text = json!({ "schemaVersion": 2, "mediaType": types.index, "manifests": descriptors });
+        let manifest = Blob::new(types.index, text.to_string().into_bytes());
+        Self { images, manifest }
     }
 }
 

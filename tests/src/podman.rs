@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::images::Image;
+use crate::images::{Image, Index};
 use crate::lab::Lab;
 use crate::process::Scratch;
 use crate::workspace;
@@ -94,9 +94,18 @@ impl Podman {
     /// When skopeo cannot be started.
     #[must_use]
     pub fn copy(&self, lab: Option<(&Lab, &str)>, reference: &str, to: &Path) -> Output {
+        self.copy_with(lab, reference, to, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Panics
+    /// When skopeo cannot be started.
+    #[must_use]
+    pub fn copy_with(&self, lab: Option<(&Lab, &str)>, reference: &str, to: &Path, more: &[&str]) -> Output {
         let mut command = self.command("skopeo", lab);
-        command.args(["copy", "--quiet", &format!("docker://{reference}")]).arg(format!("dir:{}", to.display()));
-        command.output().expect("skopeo runs")
+        command.args(["copy", "--quiet"]).args(more).arg(format!("docker://{reference}"));
+        command.arg(format!("dir:{}", to.display())).output().expect("skopeo runs")
     }
 
     /// What skopeo says of an image without its layers.
@@ -131,6 +140,25 @@ impl Podman {
 pub fn assert_copied(directory: &Path, image: &Image) {
     let manifest = std::fs::read(directory.join("manifest.json")).expect("a manifest");
     assert!(manifest == image.manifest.bytes, "another manifest in {}", directory.display());
+    assert_has_blobs(directory, image);
+}
+
+/// The same of all images of an index.
+///
+/// # Panics
+/// When it does not.
+pub fn assert_copied_all(directory: &Path, index: &Index) {
+    let manifest = std::fs::read(directory.join("manifest.json")).expect("a manifest");
+    assert!(manifest == index.manifest.bytes, "another index in {}", directory.display());
+    for image in &index.images {
+        let name = format!("{}.manifest.json", image.manifest.digest.trim_start_matches("sha256:"));
+        let manifest = std::fs::read(directory.join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(manifest == image.manifest.bytes, "another {name} in {}", directory.display());
+        assert_has_blobs(directory, image);
+    }
+}
+
+fn assert_has_blobs(directory: &Path, image: &Image) {
     for blob in image.blobs() {
         let name = blob.digest.trim_start_matches("sha256:");
         let bytes = std::fs::read(directory.join(name)).unwrap_or_else(|error| panic!("{blob:?}: {error}"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hawker_proto::http1::{ResponseHead, parse_response};
 
-use crate::images::{Blob, Image};
+use crate::images::{Blob, Image, Index};
 use crate::lab::Lab;
 use crate::nginx::{Nginx, Request};
 use crate::process::{Process, Scratch};
@@ -92,6 +92,17 @@ impl Registry {
         self.nginx.requests()
     }
 
+    /// Asserts that a blob left it about once, however many asked for it. Nobody waits for a small one to be asked for
+    /// twice; its bytes cost nothing. Of a larger one a busy machine may lose a lease.
+    ///
+    /// # Panics
+    /// When it did not, or not at all.
+    pub fn assert_sent_once(&self, blob: &Blob) {
+        let copies = self.copies_of(blob);
+        let most = if blob.bytes.len() > 1 << 20 { 1.5 } else { 2.0 };
+        assert!(copies > 0.99 && copies <= most, "{blob:?} left {copies:.2} times: {:#?}", self.requests());
+    }
+
     /// How often the bytes of a blob left it: 1.0 is once.
     #[must_use]
     pub fn copies_of(&self, blob: &Blob) -> f64 {
@@ -107,25 +118,51 @@ impl Registry {
 /// # Panics
 /// When the registry does not take them.
 pub fn fill(scratch: &Scratch, storage: &Path, images: &[(&str, &Image)]) {
-    let port = free_address().port();
-    let _backend = start_backend(scratch, storage, port, &Access::Everybody, None);
-    let registry = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (registry, _backend) = start_open(scratch, storage);
     for (name, image) in images {
         let (repository, tag) = name.split_once(':').expect("a name with a tag");
-        for blob in image.blobs() {
-            let begun = send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", &[]);
-            let location = begun.header("location").expect("a place to upload to");
-            let path = location.split_once("://").map_or(location, |(_, rest)| rest);
-            let path = &path[path.find('/').expect("a path")..];
-            let target = format!("{path}{}digest={}", if path.contains('?') { '&' } else { '?' }, blob.digest);
-            let put = send(registry, "PUT", &target, "Content-Type: application/octet-stream\r\n", &blob.bytes);
-            assert_eq!(put.status, 201, "{blob:?}: {put:?}");
-        }
-        let manifest = &image.manifest;
-        let kind = format!("Content-Type: {}\r\n", manifest.media_type);
-        let put = send(registry, "PUT", &format!("/v2/{repository}/manifests/{tag}"), &kind, &manifest.bytes);
-        assert_eq!(put.status, 201, "{name}: {put:?}");
+        push(registry, repository, tag, image);
     }
+}
+
+/// The same with images for several platforms.
+///
+/// # Panics
+/// When the registry does not take them.
+pub fn fill_indexes(scratch: &Scratch, storage: &Path, indexes: &[(&str, &Index)]) {
+    let (registry, _backend) = start_open(scratch, storage);
+    for (name, index) in indexes {
+        let (repository, tag) = name.split_once(':').expect("a name with a tag");
+        for image in &index.images {
+            push(registry, repository, &image.manifest.digest, image);
+        }
+        put_manifest(registry, repository, tag, &index.manifest);
+    }
+}
+
+fn start_open(scratch: &Scratch, storage: &Path) -> (SocketAddr, Process) {
+    let port = free_address().port();
+    let backend = start_backend(scratch, storage, port, &Access::Everybody, None);
+    (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), backend)
+}
+
+fn push(registry: SocketAddr, repository: &str, reference: &str, image: &Image) {
+    for blob in image.blobs() {
+        let begun = send(registry, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", &[]);
+        let location = begun.header("location").expect("a place to upload to");
+        let path = location.split_once("://").map_or(location, |(_, rest)| rest);
+        let path = &path[path.find('/').expect("a path")..];
+        let target = format!("{path}{}digest={}", if path.contains('?') { '&' } else { '?' }, blob.digest);
+        let put = send(registry, "PUT", &target, "Content-Type: application/octet-stream\r\n", &blob.bytes);
+        assert_eq!(put.status, 201, "{blob:?}: {put:?}");
+    }
+    put_manifest(registry, repository, reference, &image.manifest);
+}
+
+fn put_manifest(registry: SocketAddr, repository: &str, reference: &str, manifest: &Blob) {
+    let kind = format!("Content-Type: {}\r\n", manifest.media_type);
+    let put = send(registry, "PUT", &format!("/v2/{repository}/manifests/{reference}"), &kind, &manifest.bytes);
+    assert_eq!(put.status, 201, "{repository} {reference}: {put:?}");
 }
 
 /// One request on a connection of its own; the head of the answer.

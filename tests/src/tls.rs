@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use rcgen::{CertificateParams, KeyPair, SigningKey as _, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SigningKey as _, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -80,6 +80,48 @@ impl Identity {
             .with_single_cert(vec![self.certificate.clone()], key)
             .expect("the key is the certificate's");
         Arc::new(config)
+    }
+}
+
+/// Vouches for others.
+#[derive(Debug)]
+pub struct Authority {
+    params: CertificateParams,
+    identity: Identity,
+}
+
+impl Authority {
+    /// An authority called `name`.
+    ///
+    /// # Panics
+    /// Never: any text is a name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("randomness");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        Self { params, identity: Identity { certificate, key } }
+    }
+
+    /// Its own certificate and key.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A certificate for `host`.
+    ///
+    /// # Panics
+    /// When `host` is no name.
+    #[must_use]
+    pub fn issue(&self, host: &str) -> Identity {
+        let params = CertificateParams::new(vec![host.to_owned()]).expect("a host name");
+        let key = KeyPair::generate().expect("randomness");
+        let issuer = Issuer::from_params(&self.params, &self.identity.key);
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate").der().clone();
+        Identity { certificate, key }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hawker_tests::cluster::{ask, clean};
 use hawker_tests::containerd::Containerd;
 use hawker_tests::images::Image;
-use hawker_tests::process::{Process, Scratch, wait_until};
+use hawker_tests::process::{Ended, Process, Scratch, wait_until};
 use hawker_tests::registry::{Access, Registry, Wish, fill};
 use hawker_tests::{free_address, on_both_engines, workspace};
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,6 +38,9 @@ impl Mirror {
         command.arg("--data-dir").arg(scratch.join("data")).arg("--socket").arg(&socket);
         clean(&mut command);
         command.env_remove("HAWKER_NO_GUARD");
+        // Helpers for credentials, say.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", scratch.join("bin").display()));
         let mut guard = Process::start(scratch.path(), "agent", command);
         guard.wait_until(LIMIT, "answering", || ask(&socket, &["status"]).is_some());
         Self { guard, http, socket }
@@ -45,6 +48,29 @@ impl Mirror {
 
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.http)
+    }
+
+    /// The JSON answer to a command.
+    pub(super) fn ask(&self, arguments: &[&str]) -> serde_json::Value {
+        ask(&self.socket, arguments).unwrap_or_else(|| panic!("the agent answers {arguments:?}"))
+    }
+
+    /// What a command prints for people.
+    pub(super) fn tell(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(workspace::hawker());
+        command.args(arguments).arg("--socket").arg(&self.socket);
+        clean(&mut command);
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What `hawker get` by this agent ends with.
+    pub(super) fn get(&self, scratch: &Scratch, url: &str) -> Ended {
+        let mut command = Command::new(workspace::hawker());
+        command.args(["get", url, "-o"]).arg(scratch.join("output")).arg("--socket").arg(&self.socket);
+        clean(&mut command);
+        Process::start(scratch.path(), "get", command).wait(LIMIT)
     }
 
     /// Bytes that came from registries.

@@ -1,9 +1,13 @@
 //! Real images, real clients: containerd by CRI, podman and skopeo, with docker-registry behind nginx.
 
+mod clients;
 mod direct;
 mod faults;
+mod indexes;
+mod node;
 mod private;
 mod swarm;
+mod tls;
 
 use hawker_tests::containerd::{Containerd, Credentials};
 use hawker_tests::podman::Podman;
