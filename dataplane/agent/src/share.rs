@@ -1,6 +1,6 @@
 //! A task as all threads of the agent share it: its bytes on disk and the proofs that others need to trust them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hawker_proto::trust::{Grant, RecordBatch};
@@ -18,6 +18,8 @@ pub struct SharedTask {
     /// Bytes of this task by source since the agent started.
     origin_bytes: AtomicU64,
     peer_bytes: AtomicU64,
+    /// Whether the content is yet to be compared with the digest that it goes by.
+    is_in_doubt: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,21 @@ impl SharedTask {
         }
         proofs.batches = batches;
         let proofs = Mutex::new(proofs);
-        Self { file, proofs, origin_bytes: AtomicU64::new(0), peer_bytes: AtomicU64::new(0) }
+        let (origin_bytes, peer_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { file, proofs, origin_bytes, peer_bytes, is_in_doubt: AtomicBool::new(false) }
+    }
+
+    /// The content is yet to be compared with its digest (`true`), or has been and is right.
+    pub fn set_in_doubt(&self, is_in_doubt: bool) {
+        self.is_in_doubt.store(is_in_doubt, Ordering::Release);
+    }
+
+    /// What a reader may have, `end` of the content at most: all but the last byte until the content is known to be what
+    /// its digest names. A client that gets less than it was promised asks elsewhere; one that gets other bytes gives up.
+    #[must_use]
+    pub fn readable_until(&self, end: u64) -> u64 {
+        let is_in_doubt = self.is_in_doubt.load(Ordering::Acquire);
+        end.min(self.geometry().length().saturating_sub(u64::from(is_in_doubt)))
     }
 
     /// The task's name.

@@ -45,6 +45,7 @@ use crate::limits::Limits;
 use crate::seam::{OriginEnd, ShardCommand, ShardEvent, ShardHandle};
 use crate::share::SharedTask;
 
+pub(crate) use named::digest_of_bytes;
 pub(crate) use report::Snapshot;
 
 use about::About;

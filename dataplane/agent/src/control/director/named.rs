@@ -18,6 +18,7 @@ use super::{Director, Internal};
 use crate::control::caller::{Failure, code};
 use crate::control::keeper::Keeper;
 use crate::control::link::Side;
+use crate::seam::ShardCommand;
 use crate::share::SharedTask;
 
 /// Bytes that are read and hashed at a time.
@@ -52,7 +53,11 @@ impl Director {
         let Some(running) = self.tasks.get(&task) else { return };
         let (key, name) = (running.about.key, running.about.name);
         match result {
-            Ok(found) if name.is_none_or(|name| name == found) => self.seal(task, root),
+            Ok(found) if name.is_none_or(|name| name == found) => {
+                running.shared().set_in_doubt(false);
+                self.tell_all(|| ShardCommand::Changed { task }).await;
+                self.seal(task, root);
+            }
             Ok(found) => {
                 let name = name.expect("tasks without a name are right");
                 tracing::warn!(task = %task.short(), %name, %found, "the content is not what its digest names");
@@ -128,7 +133,8 @@ pub(super) fn mismatch(found: &Digest, expected: &Digest) -> Failure {
     Failure::new(code::DIGEST_MISMATCH, format!("the content is {found}, not {expected}"), hint)
 }
 
-pub(super) fn digest_of_bytes(bytes: &[u8], kind: &Digest) -> Digest {
+/// The digest of `bytes`, of the same kind as `kind`.
+pub(crate) fn digest_of_bytes(bytes: &[u8], kind: &Digest) -> Digest {
     let mut hasher = DigestHasher::like(kind);
     hasher.update(bytes);
     hasher.finish()

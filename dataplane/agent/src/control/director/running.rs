@@ -94,6 +94,7 @@ impl Running {
     ) -> Self {
         let now = Instant::now();
         let bytes_reported = shared.file().bytes_received();
+        shared.set_in_doubt(about.name.is_some() && !shared.file().is_sealed());
         Self {
             state: shared.file().root().filter(|_| shared.file().is_sealed()).map_or(State::Idle, State::Sealed),
             shared,

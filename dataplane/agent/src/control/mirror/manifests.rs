@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hawker_proto::http1::{Content, HTTP_INLINE_BYTES_MAX, RequestHead, ResponseHead, Selection, select};
-use hawker_proto::oci::{ErrorCode, MANIFEST_BYTES_MAX, Reference, Tag, error_json, parse_manifest};
-use hawker_proto::resolve::{Digest, DigestHasher};
+use hawker_proto::oci::{Asked, ErrorCode, MANIFEST_BYTES_MAX, Reference, Tag, error_json, parse_manifest};
+use hawker_proto::resolve::Digest;
 use hawker_storage::blocking;
 use hyper::Method;
 
@@ -16,7 +16,7 @@ use super::upstream::{Answer, Question};
 use super::{Mirror, Subject, Told, blobs, reply};
 use crate::config::TagPolicy;
 use crate::control::caller::{CallerEvent, Failure, Opened, code};
-use crate::control::director::Ask;
+use crate::control::director::{Ask, digest_of_bytes};
 use crate::control::http::exchange::Exchange;
 use crate::control::origin::OriginError;
 
@@ -143,9 +143,7 @@ impl Mirror {
             Ok(None) => return self.tell(exchange, too_long(subject)).await,
             Err(error) => return self.tell(exchange, reply::away(&subject.route, &error)).await,
         };
-        let mut hasher = DigestHasher::like(&Digest::Sha256([0; 32]));
-        hasher.update(&bytes);
-        let digest = hasher.finish();
+        let digest = digest_of_bytes(&bytes, &Digest::Sha256([0; 32]));
         self.learn(name, subject, &digest, &head);
         let (media_type, length) = said(&head);
         let found = Found { digest, media_type, length, is_stale: false };
@@ -289,9 +287,7 @@ impl Mirror {
             let expected = *digest;
             let read = tokio::task::spawn_blocking(move || {
                 let bytes = blocking::read_at(&file, count, 0).ok()?;
-                let mut hasher = DigestHasher::like(&expected);
-                hasher.update(&bytes);
-                (hasher.finish() == expected).then_some(bytes)
+                (digest_of_bytes(&bytes, &expected) == expected).then_some(bytes)
             });
             if let Ok(Some(bytes)) = read.await {
                 let (task, source) = (opened.task.id().to_string(), blobs::source_of(&opened, was_here));
@@ -338,14 +334,35 @@ impl Mirror {
             &route.target,
             &exchange.request().head.headers,
         );
-        match self.upstream.ask(place, who, Some(repository), question).await {
-            Ok(answer) => self.pass_answer(exchange, route, answer, Vec::new()).await,
-            Err(error @ OriginError::Timeout { .. }) => self.tell(exchange, reply::away(route, &error)).await,
-            Err(_) => {
+        let is_get = question.method == Method::GET;
+        match (self.upstream.ask(place, who, Some(repository), question).await, &route.asked) {
+            (Ok(answer), Asked::Manifest { reference: Reference::Digest(digest), .. })
+                if is_get && answer.head.status == 200 =>
+            {
+                self.pass_named(exchange, subject, answer, digest).await
+            }
+            (Ok(answer), _) => self.pass_answer(exchange, route, answer, Vec::new()).await,
+            (Err(error @ OriginError::Timeout { .. }), _) => self.tell(exchange, reply::away(route, &error)).await,
+            (Err(_), _) => {
                 let error = reply::error(Some(route), 503, ErrorCode::Unsupported, &failure.message);
                 self.tell(exchange, error).await
             }
         }
+    }
+
+    /// A registry's own answer about a manifest by its digest: it must be that one.
+    async fn pass_named(&self, exchange: Exchange, subject: &Subject, answer: Answer, digest: &Digest) -> Told {
+        let headers = reply::through(&subject.route, &answer);
+        let reply = match answer.read(MANIFEST_BYTES_MAX).await {
+            Ok(Some(bytes)) if digest_of_bytes(&bytes, digest) == *digest => reply::inline(200, headers, bytes),
+            Ok(Some(_)) => {
+                let message = "the registry sends another manifest than the one of this digest";
+                reply::error(Some(&subject.route), 502, ErrorCode::ManifestInvalid, message)
+            }
+            Ok(None) => too_long(subject),
+            Err(error) => reply::away(&subject.route, &error),
+        };
+        self.tell(exchange, reply).await
     }
 }
 

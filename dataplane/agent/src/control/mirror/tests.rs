@@ -280,6 +280,27 @@ async fn manifest_by_tag_says_what_the_registry_says_and_head_says_what_get_says
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn manifest_that_is_another_than_its_digest_says_is_not_given_out() {
+    let stage = Stage::new(|request| {
+        let is_head = request.starts_with("head ");
+        let length = MANIFEST.len().to_string();
+        answer(
+            200,
+            &[("content-type", OCI), ("content-length", &length)],
+            if is_head { b"" } else { MANIFEST.as_bytes() },
+        )
+    })
+    .await;
+    // The host has no room, so each is the registry's own answer.
+    let target = |digest: String| format!("/v2/team/app/manifests/{digest}?ns=r.io");
+    let right = stage.get(&target(sha256(MANIFEST.as_bytes())), &[("accept", OCI)]).await;
+    assert_eq!((right.status, right.text().as_str()), (200, MANIFEST));
+    let wrong = stage.get(&target(sha256(b"another")), &[("accept", OCI)]).await;
+    assert_eq!(wrong.status, 502, "{}", wrong.text());
+    assert!(wrong.text().contains("MANIFEST_INVALID"), "{}", wrong.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tag_is_believed_as_long_as_its_policy_says() {
     let rules = |config: &mut MirrorConfig| {
         config.tags =

@@ -39,7 +39,7 @@ impl TaskContent {
             }
             upto = geometry.piece_range(piece).end();
         }
-        upto.min(end)
+        self.task.readable_until(upto.min(end))
     }
 
     fn next(&self, range: ByteRange, fresh_until: u64, mut is_resident: impl FnMut(u64, u64) -> bool) -> Next {

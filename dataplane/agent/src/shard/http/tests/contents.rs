@@ -153,6 +153,42 @@ fn download_that_fails_ends_the_answer_behind_what_is_right() {
     });
 }
 
+#[test]
+fn last_byte_waits_until_the_content_is_what_its_digest_names() {
+    on_both_engines(Rates::default(), |mut plane| async move {
+        for (length, is_right) in [((1 << 20) + 77, true), ((1 << 20) + 78, false)] {
+            let bytes = content(length);
+            let task = empty_task(&plane, &bytes).await;
+            task.set_in_doubt(true);
+            let mut client = Client::connect(&plane).await;
+            client.get("/blob", "").await;
+            let exchange = asked(&mut plane).await;
+            let reply = selected(&exchange, bytes.len(), "\"1\"");
+            let mut sending = exchange.reply_task(reply, Arc::clone(&task)).await;
+            assert_eq!(client.head().await.status, 200);
+            for piece in 0..task.geometry().piece_count() {
+                store(&plane.shards.handles, &task, &bytes, piece).await;
+            }
+            let (last, others) = bytes.split_last().expect("bytes");
+            assert!(client.bytes(others.len()).await == others);
+            assert!(is_silent(&mut client).await);
+            if is_right {
+                task.set_in_doubt(false);
+                for handle in &plane.shards.handles {
+                    handle.send(ShardCommand::Changed { task: task.id() }).await;
+                }
+                assert_eq!(client.bytes(1).await, [*last]);
+            } else {
+                sending.lost(u64::MAX);
+                assert!(client.rest().await.is_empty(), "it ends without it");
+            }
+            let sent = timeout(HANG, sending.sent()).await.expect("over");
+            assert_eq!(sent.is_complete, is_right);
+        }
+        plane
+    });
+}
+
 /// Clients that ask for a large content and read none of it.
 const DEAF: usize = 1_000;
 
