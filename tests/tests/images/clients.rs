@@ -46,6 +46,11 @@ impl Clients {
         Self { containerd, podman, copy: scratch.join(&format!("copy-{name}")) }
     }
 
+    /// Containerd; podman and skopeo.
+    pub(super) fn parts(&self) -> (&Containerd, &Podman) {
+        (&self.containerd, &self.podman)
+    }
+
     /// Pulls with no credentials, and forgets what was pulled.
     ///
     /// # Errors

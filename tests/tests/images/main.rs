@@ -6,6 +6,7 @@ mod faults;
 mod indexes;
 mod node;
 mod private;
+mod sha512;
 mod swarm;
 mod tls;
 
