@@ -8,6 +8,7 @@ mod about;
 mod announce;
 mod early;
 mod flight;
+mod hashing;
 mod landing;
 mod named;
 mod report;
@@ -31,7 +32,7 @@ use hawker_proto::trust::SignedLease;
 use hawker_proto::{ClusterKey, HostId, HostKey, PieceIndex, PublicKey, TaskId};
 use hawker_scheduler::{Input, WantId};
 use hawker_storage::{CreateError, SealError, TaskMeta, TaskSummary};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::caller::{CallerEvent, CallerId, Failure, GetRequest, tell};
@@ -166,6 +167,8 @@ pub(crate) struct Director {
     ticks: u32,
     /// Names that the cluster gave wrong bytes for, and until when they are fetched alone.
     distrusted: HashMap<ResolveKey, Instant>,
+    /// A permit for each thread that may hash contents.
+    hashers: Arc<Semaphore>,
     /// Bytes that callers found here.
     cache_bytes: u64,
     draining: Option<oneshot::Sender<()>>,
@@ -236,6 +239,7 @@ impl Director {
             progress_at: Instant::now(),
             ticks: 0,
             distrusted: HashMap::new(),
+            hashers: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             cache_bytes: 0,
             draining: None,
             parts,

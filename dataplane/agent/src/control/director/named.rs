@@ -1,7 +1,6 @@
 //! Content that goes by its digest: what is whole is compared with its name before it counts.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 
 use super::about::About;
 use super::flight::Stage;
+use super::hashing::{Follower, digest_of};
 use super::{Director, Internal};
 use crate::control::caller::{Failure, code};
 use crate::control::keeper::Keeper;
@@ -21,8 +21,6 @@ use crate::control::link::Side;
 use crate::seam::ShardCommand;
 use crate::share::SharedTask;
 
-/// Bytes that are read and hashed at a time.
-const STEP_BYTES: usize = 1 << 20;
 /// After the cluster gave other bytes than the name says, a host fetches from the origin alone for so long.
 const DISTRUST: Duration = Duration::from_secs(600);
 /// Names that are distrusted at a time; further ones take the place of the oldest.
@@ -32,19 +30,31 @@ const REMOVE_TRIES: u32 = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Director {
-    /// Hashes the content of a named task, all of which is here.
-    pub(super) fn verify(&self, task: TaskId, root: Root, expected: Digest) {
-        let Some(running) = self.tasks.get(&task) else { return };
-        if let Digest::Blake3(bytes) = expected {
-            let is_right = root.0 == bytes;
-            let result = Ok(if is_right { expected } else { Digest::Blake3(root.0) });
-            drop(self.spawn(async move { Internal::Verified { task, root, result } }));
-            return;
+    /// Hashes the content of a named task as it arrives, so that little is left when all of it is here.
+    pub(super) fn follow(&mut self, task: TaskId) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        let name = running.about.name.filter(|name| !matches!(name, Digest::Blake3(_)));
+        if let Some(name) = name.filter(|_| running.follower.is_none()) {
+            let (shared, changed) = (Arc::clone(running.shared()), running.changed.subscribe());
+            running.follower = Some(Follower::start(shared, name, changed, Arc::clone(&self.hashers)));
         }
-        let (content, length) = (Arc::clone(running.shared().file().content()), running.about.geometry.length());
+    }
+
+    /// Compares the content of a named task, all of which is here, with its name.
+    pub(super) fn verify(&mut self, task: TaskId, root: Root, expected: Digest) {
+        let Some(running) = self.tasks.get_mut(&task) else { return };
+        let (shared, hashers, follower) =
+            (Arc::clone(running.shared()), Arc::clone(&self.hashers), running.follower.take());
         self.spawn(async move {
-            let hashed = tokio::task::spawn_blocking(move || digest_of(&content, length, &expected)).await;
-            let result = hashed.unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
+            let result = match (expected, follower) {
+                (Digest::Blake3(_), _) => Ok(Digest::Blake3(root.0)),
+                (_, Some(follower)) => match follower.digest().await {
+                    Ok(found) if found == expected => Ok(found),
+                    // A piece that was read may have rotted, and been replaced: what is here now counts.
+                    _ => digest_of(&shared, &expected, &hashers).await,
+                },
+                (_, None) => digest_of(&shared, &expected, &hashers).await,
+            };
             Internal::Verified { task, root, result }
         });
     }
@@ -166,15 +176,4 @@ async fn keep_file(keeper: &Keeper, bytes: Vec<u8>) -> Result<SpoolId, SpoolErro
             Err(SpoolError::Disk(error))
         }
     }
-}
-
-fn digest_of(content: &OwnedFd, length: u64, kind: &Digest) -> io::Result<Digest> {
-    let mut hasher = DigestHasher::like(kind);
-    let mut offset = 0;
-    while offset < length {
-        let len = usize::try_from(length - offset).unwrap_or(STEP_BYTES).min(STEP_BYTES);
-        hasher.update(&blocking::read_at(content, len, offset)?);
-        offset += len as u64;
-    }
-    Ok(hasher.finish())
 }

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::about::About;
+use super::hashing::Follower;
 use crate::control::caller::{CallerId, Failure, GetRequest};
 use crate::control::link::Side;
 use crate::control::origin::{OpenBody, TaskLimit};
@@ -36,6 +37,8 @@ pub(super) struct Running {
     pub(super) side: Side,
     pub(super) callers: HashSet<CallerId>,
     pub(super) changed: watch::Sender<u64>,
+    /// Hashes what arrives under a name.
+    pub(super) follower: Option<Follower>,
     pub(super) neighbor_count: Arc<AtomicU32>,
     pub(super) neighbors: HashSet<HostId>,
     /// Whoever began it lends URL and headers for fetches from the origin.
@@ -102,6 +105,7 @@ impl Running {
             side,
             callers: HashSet::new(),
             changed: watch::Sender::new(0),
+            follower: None,
             neighbor_count: Arc::default(),
             neighbors: HashSet::new(),
             request: request.clone(),

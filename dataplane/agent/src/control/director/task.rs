@@ -83,6 +83,7 @@ impl Director {
         if is_alone {
             self.resolve_for_own(task);
         }
+        self.follow(task);
         self.tell_shard(task, command).await;
         self.update_limit(task).await;
         self.deliver_early(task).await;

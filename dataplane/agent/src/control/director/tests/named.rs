@@ -5,6 +5,7 @@ use hawker_proto::resolve::{Digest, DigestHasher, task_id_of_digest};
 
 use super::*;
 use crate::control::caller::code;
+use crate::control::director::hashing::Follower;
 
 fn sha256(bytes: &[u8]) -> Digest {
     let mut hasher = DigestHasher::like(&Digest::Sha256([0; 32]));
@@ -26,18 +27,22 @@ impl World {
 
     /// Plays the shard: `bytes` came, whatever they are.
     async fn complete(&self, task: &SharedTask, bytes: &[u8]) {
-        let (file, geometry) = (task.file(), task.geometry());
-        blocking::write_at(file.content(), bytes, 0).unwrap();
-        for piece in (0..geometry.piece_count()).map(PieceIndex) {
-            let range = geometry.piece_range(piece);
-            let (start, end) = (range.start(), range.end());
-            let slice = &bytes[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
-            file.put_record(piece, &block_values(geometry, start, slice)).unwrap();
-            file.mark_received(piece);
+        for piece in (0..task.geometry().piece_count()).map(PieceIndex) {
+            store(task, bytes, piece);
         }
         let event = ShardEvent::Complete { task: task.id(), root: root_of_bytes(bytes) };
         self.shard_events.send(event).await.unwrap();
     }
+}
+
+/// Plays the shard: a piece of `bytes` came.
+fn store(task: &SharedTask, bytes: &[u8], piece: PieceIndex) {
+    let (file, geometry) = (task.file(), task.geometry());
+    let range = geometry.piece_range(piece);
+    let slice = &bytes[usize::try_from(range.start()).unwrap()..usize::try_from(range.end()).unwrap()];
+    blocking::write_at(file.content(), slice, range.start()).unwrap();
+    file.put_record(piece, &block_values(geometry, range.start(), slice)).unwrap();
+    file.mark_received(piece);
 }
 
 async fn last(mut events: mpsc::Receiver<CallerEvent>) -> CallerEvent {
@@ -126,6 +131,69 @@ async fn wrong_content_is_dropped_and_then_fetched_without_others() {
     };
     assert!(is_alone && task.file().received().is_empty(), "nothing of it is kept");
     world.complete(&task, &bytes).await;
+    assert!(matches!(last(events).await, CallerEvent::Done { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_is_hashed_in_whatever_order_it_arrives() {
+    let mut world = World::new();
+    world.connect().await;
+    let bytes = content(usize::try_from(MIB).unwrap());
+    let digest = sha256(&bytes);
+    let origin = origin_of(MIB).await;
+    let _events = world.ask(blob(&origin.url("/v2/a/blobs/x"), "Bearer one", digest)).await;
+    let (want, _) = world.named_want().await;
+    world.answer(world.ready(want, task_id_of_digest(Some(MIB), &digest), MIB)).await;
+    let (task, _) = world.started().await;
+    let (changed, hashers) = (watch::Sender::new(0), Arc::new(Semaphore::new(1)));
+    let follow = || Follower::start(Arc::clone(&task), digest, changed.subscribe(), Arc::clone(&hashers));
+    let follower = follow();
+    let pieces = task.geometry().piece_count();
+    for piece in (1..pieces).rev().chain([0]).map(PieceIndex) {
+        store(&task, &bytes, piece);
+        changed.send_modify(|count| *count += 1);
+    }
+    assert_eq!(timeout(HANG, follower.digest()).await.expect("an end").unwrap(), digest);
+    // One that waits for what was lost ends with its download.
+    task.file().clear_piece(PieceIndex(pieces - 1));
+    let follower = follow();
+    drop(changed);
+    assert!(timeout(HANG, follower.digest()).await.expect("an end").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn piece_that_rotted_after_it_was_hashed_and_came_again_is_no_mismatch() {
+    let mut world = World::new();
+    world.connect().await;
+    let bytes = content(usize::try_from(MIB).unwrap());
+    let digest = sha256(&bytes);
+    let origin = origin_of(MIB).await;
+    let events = world.ask(blob(&origin.url("/v2/a/blobs/x"), "Bearer one", digest)).await;
+    let (want, _) = world.named_want().await;
+    world.answer(world.ready(want, task_id_of_digest(Some(MIB), &digest), MIB)).await;
+    let (task, _) = world.started().await;
+    // Whoever hashes holds the task until all of it is hashed.
+    let holders = Arc::strong_count(&task);
+    for piece in (1..task.geometry().piece_count()).map(PieceIndex) {
+        store(&task, &bytes, piece);
+    }
+    let first = usize::try_from(task.geometry().piece_range(PieceIndex(0)).end()).unwrap();
+    let values = block_values(task.geometry(), 0, &bytes[..first]);
+    task.file().put_record(PieceIndex(0), &values).unwrap();
+    blocking::write_at(task.file().content(), &vec![!bytes[0]; first], 0).unwrap();
+    task.file().mark_received(PieceIndex(0));
+    world.shard_events.send(ShardEvent::Advanced { task: task.id() }).await.unwrap();
+    timeout(HANG, async {
+        while Arc::strong_count(&task) >= holders {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("it is hashed as it arrives");
+    task.file().clear_piece(PieceIndex(0));
+    store(&task, &bytes, PieceIndex(0));
+    let event = ShardEvent::Complete { task: task.id(), root: root_of_bytes(&bytes) };
+    world.shard_events.send(event).await.unwrap();
     assert!(matches!(last(events).await, CallerEvent::Done { .. }));
 }
 
