@@ -1,27 +1,25 @@
 //! Runs the Download machine of each task this shard fetches: its outputs become frames, writes and reports.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hawker_proto::frame::Frame;
 use hawker_proto::hash::{self, ChainingValue, Root};
-use hawker_proto::trust::{BATCH_PIECES_MAX, Grant, PieceRecord, RecordBatch, SignedAllowance, SignedLease};
+use hawker_proto::trust::{Grant, RecordBatch, SignedAllowance, SignedLease};
 use hawker_proto::{BlockIndex, HostId, Instant, PieceIndex, TaskId};
-use hawker_ring::{Block, Op};
 use hawker_storage::TaskFile;
 use hawker_swarm::{Download, DownloadConfig, DownloadInput, DownloadOutput, LeaseId, NeighborId, OriginOutcome};
 
+use super::Shard;
+use super::assembly::{Assembly, read_single_block};
 use super::child::{Candidate, Route};
-use super::origin::Stream;
-use super::{Purpose, Shard};
+use super::signing::SIGN_AFTER;
+use super::stream::Stream;
 use crate::rates::{Bucket, Meter};
 use crate::seam::{DownloadError, OriginEnd, OriginSpec, ShardEvent};
 use crate::share::SharedTask;
 
-/// Records wait this long for others to share a signature.
-const SIGN_AFTER: Duration = Duration::from_millis(20);
 /// Grants that a task remembers: those of leases at work come up again, older ones hardly.
 const GRANTS_MAX: usize = 256;
 /// Progress of a task is reported at most this often.
@@ -33,7 +31,7 @@ const LIES_MAX: u32 = 2;
 pub(super) struct Driver {
     pub(super) task: Arc<SharedTask>,
     /// Which of this shard's downloads it is: a write of an earlier one of the same task may still be on its way.
-    run: u64,
+    pub(super) run: u64,
     /// Control was told of a failure, and ends it: once, since the next caller must not hear of it too.
     has_failed: bool,
     pub(super) machine: Download,
@@ -50,7 +48,7 @@ pub(super) struct Driver {
     /// The callers' own limit.
     pub(super) meter: Meter,
     /// Blocks of unfinished pieces.
-    assemblies: HashMap<PieceIndex, Assembly>,
+    pub(super) assemblies: HashMap<PieceIndex, Assembly>,
     /// Leases that count with the scheduler's keys: proofs are signed under them, also after they are over.
     pub(super) leases: Vec<SignedLease>,
     /// Until when the leases hold whose fetch has not begun.
@@ -60,23 +58,15 @@ pub(super) struct Driver {
     /// Grants of others whose signatures were found right.
     pub(super) grants: HashSet<Grant>,
     /// Pieces with a record of our own that no batch proves yet.
-    unsigned: Vec<PieceIndex>,
-    unsigned_since: Option<Instant>,
+    pub(super) unsigned: Vec<PieceIndex>,
+    pub(super) unsigned_since: Option<Instant>,
     /// Origin fetches that run, here or in control, and how far they are.
     pub(super) streams: HashMap<LeaseId, Stream>,
     advanced: Instant,
     is_advance_due: bool,
     /// BLAKE3 of content of one block: only its bytes give it.
-    single_root: Option<Root>,
+    pub(super) single_root: Option<Root>,
     pub(super) is_complete: bool,
-}
-
-/// The blocks of one piece that are written, and the values of those that came from the origin.
-#[derive(Debug, Default)]
-struct Assembly {
-    /// A bit a block; a piece has at most 64.
-    written: u64,
-    values: HashMap<BlockIndex, ChainingValue>,
 }
 
 impl Driver {
@@ -90,22 +80,8 @@ impl Driver {
         [self.machine.deadline(), sign, advance, redial, expiry].into_iter().flatten().min()
     }
 
-    fn file(&self) -> &Arc<TaskFile> {
+    pub(super) fn file(&self) -> &Arc<TaskFile> {
         self.task.file()
-    }
-
-    /// The lease under which this host may vouch for a piece: the latest, for an earlier scheduler's key may be lost.
-    fn lease_over(&self, piece: PieceIndex) -> Option<SignedLease> {
-        let range = self.task.geometry().piece_range(piece);
-        self.leases.iter().rev().find(|lease| lease.lease.range.contains(range)).copied()
-    }
-
-    /// Whether the scheduler counts on this host's word for a piece that is here, or nobody gave any.
-    fn lacks_proof(&self, piece: PieceIndex) -> bool {
-        match self.lease_over(piece) {
-            Some(lease) => !self.task.is_proven_in(piece, lease.lease.epoch),
-            None => !self.task.is_proven(piece),
-        }
     }
 }
 
@@ -320,7 +296,7 @@ impl Shard {
     }
 
     /// Lets every shard tell its children of a task's new pieces.
-    fn announce_everywhere(&mut self, task: TaskId) {
+    pub(super) fn announce_everywhere(&mut self, task: TaskId) {
         self.changed.insert(task);
         self.notices.say(&self.handles, self.index, task);
     }
@@ -347,179 +323,11 @@ impl Shard {
         self.changed.insert(task);
     }
 
-    /// Remembers the root of content of one block while its bytes are at hand.
-    pub(super) fn note_single_block(&mut self, task: TaskId, memory: &Block, length: usize) {
-        let driver = self.downloads.get_mut(&task);
-        if let Some(driver) = driver.filter(|driver| driver.task.geometry().block_count_total() == 1) {
-            driver.single_root = Some(hash::root_of_bytes(&memory.as_slice()[..length]));
-        }
-    }
-
-    /// A verified block goes to disk.
-    pub(super) fn write_block(
-        &mut self,
-        task: TaskId,
-        piece: PieceIndex,
-        block: BlockIndex,
-        memory: Block,
-        length: usize,
-    ) {
-        let Some(driver) = self.downloads.get(&task) else { return };
-        let offset = driver.task.geometry().block_range(piece, block).start();
-        let (file, run) = (driver.file(), driver.run);
-        // O_DIRECT takes whole sectors; a shorter tail goes through the page cache.
-        let is_aligned = (length as u64).is_multiple_of(hawker_storage::DIRECT_ALIGNMENT);
-        let target = file.direct().filter(|_| is_aligned).unwrap_or_else(|| file.content());
-        let op = Op::Write { file: Arc::clone(target), block: memory, range: 0..length, offset };
-        self.submit(op, Purpose::Write { task, run, piece, block });
-    }
-
-    /// The value of a block that came from the origin, kept until its piece is whole. False: it differs from what is
-    /// recorded, so the origin's content changed or somebody lied.
-    pub(super) fn note_origin_value(
-        &mut self,
-        task: TaskId,
-        piece: PieceIndex,
-        block: BlockIndex,
-        value: ChainingValue,
-    ) -> bool {
-        let Some(driver) = self.downloads.get_mut(&task) else { return true };
-        if let Some(record) = driver.task.file().record(piece) {
-            return record.get(block.0 as usize) == Some(&value);
-        }
-        driver.assemblies.entry(piece).or_default().values.insert(block, value);
-        true
-    }
-
     /// Tells control that a download cannot go on.
     pub(super) fn fail_download(&mut self, task: TaskId, error: DownloadError) {
         let Some(driver) = self.downloads.get_mut(&task) else { return };
         if !std::mem::replace(&mut driver.has_failed, true) {
             self.events.push(ShardEvent::Failed { task, error });
-        }
-    }
-
-    pub(super) fn on_wrote(
-        &mut self,
-        task: TaskId,
-        run: u64,
-        piece: PieceIndex,
-        block: BlockIndex,
-        result: io::Result<usize>,
-    ) {
-        let Some(driver) = self.downloads.get_mut(&task).filter(|driver| driver.run == run) else { return };
-        if result.is_ok() && driver.file().has_piece(piece) {
-            // The same bytes once more, from a peer and from the origin: they were on their way when the piece was whole.
-            return;
-        }
-        if let Err(error) = result {
-            driver.assemblies.remove(&piece);
-            let message = format!("cannot write to the data directory: {error}");
-            let error = DownloadError::Disk { message, os_error: error.raw_os_error() };
-            self.fail_download(task, error);
-            self.tell(task, DownloadInput::PieceLost { piece });
-            return;
-        }
-        let block_count = driver.task.geometry().block_count(piece);
-        let assembly = driver.assemblies.entry(piece).or_default();
-        assembly.written |= 1 << block.0;
-        if assembly.written.count_ones() == block_count {
-            self.finish_piece(task, piece);
-        }
-    }
-
-    /// All blocks of a piece are written: it is received, recorded and announced.
-    fn finish_piece(&mut self, task: TaskId, piece: PieceIndex) {
-        let Some(driver) = self.downloads.get_mut(&task) else { return };
-        let Some(assembly) = driver.assemblies.remove(&piece) else { return };
-        let file = Arc::clone(driver.file());
-        if file.has_piece(piece) {
-            return;
-        }
-        // One that cannot be read back is replaced.
-        if file.record(piece).is_none() {
-            let block_count = driver.task.geometry().block_count(piece);
-            let values: Option<Vec<ChainingValue>> =
-                (0..block_count).map(|block| assembly.values.get(&BlockIndex(block)).copied()).collect();
-            if values.is_none_or(|values| file.put_record(piece, &values).is_err()) {
-                self.tell(task, DownloadInput::PieceLost { piece });
-                return;
-            }
-        }
-        file.mark_received(piece);
-        Self::mark_checked(&driver.task, piece);
-        self.counters.pieces.add(1);
-        if driver.lacks_proof(piece) {
-            driver.unsigned.push(piece);
-            driver.unsigned_since.get_or_insert(self.now);
-        }
-        self.tell(task, DownloadInput::PieceStored { piece });
-    }
-
-    /// A stored piece turned out bad: it is fetched again, by the shard that downloads the task or by a new download.
-    pub(super) fn on_piece_lost(&mut self, task: TaskId, piece: PieceIndex) {
-        // Children that heard of the piece shall hear of it again when it is back.
-        self.announce_everywhere(task);
-        if self.downloads.contains_key(&task) {
-            self.tell(task, DownloadInput::PieceLost { piece });
-        } else {
-            self.events.push(ShardEvent::PieceLost { task, piece });
-        }
-    }
-
-    /// Signs batches of records that waited long enough or are enough.
-    fn sign_due(&mut self, task: TaskId) {
-        let now = self.now;
-        let Some(driver) = self.downloads.get_mut(&task) else { return };
-        let Some(since) = driver.unsigned_since else { return };
-        let is_due = now.since(since) >= SIGN_AFTER || driver.unsigned.len() >= BATCH_PIECES_MAX || driver.is_complete;
-        if !is_due {
-            return;
-        }
-        driver.unsigned_since = None;
-        let unsigned = std::mem::take(&mut driver.unsigned);
-        let mut groups: Vec<(Grant, Vec<PieceIndex>)> = Vec::new();
-        for piece in unsigned {
-            if !driver.lacks_proof(piece) {
-                continue;
-            }
-            let allowance = driver.allowance.filter(|_| !driver.is_alone).map(Grant::Allowance);
-            let Some(grant) = driver.lease_over(piece).map(Grant::Lease).or(allowance) else {
-                // No right to vouch for it yet: it stays this host's own until a lease covers it.
-                driver.unsigned.push(piece);
-                continue;
-            };
-            match groups.iter_mut().find(|(other, pieces)| *other == grant && pieces.len() < BATCH_PIECES_MAX) {
-                Some((_, pieces)) => pieces.push(piece),
-                None => groups.push((grant, vec![piece])),
-            }
-        }
-        if groups.is_empty() {
-            return;
-        }
-        for (grant, pieces) in groups {
-            sign_batch(&self.identity.key, &driver.task, grant, &pieces);
-        }
-        self.announce_everywhere(task);
-    }
-
-    /// Pieces in a new lease's range that are here without a proof can be vouched for now.
-    pub(super) fn sign_under(&mut self, task: TaskId, lease: SignedLease) {
-        let now = self.now;
-        let Some(driver) = self.downloads.get_mut(&task) else { return };
-        if lease.verify(&self.scheduler_keys).is_err() {
-            return;
-        }
-        let pieces = driver.task.geometry().pieces_within(lease.lease.range);
-        driver.leases.push(lease);
-        for piece in pieces.map(PieceIndex) {
-            let is_ours = driver.task.file().has_piece(piece) && driver.lacks_proof(piece);
-            if is_ours && !driver.unsigned.contains(&piece) {
-                driver.unsigned.push(piece);
-            }
-        }
-        if !driver.unsigned.is_empty() {
-            driver.unsigned_since.get_or_insert(now);
         }
     }
 
@@ -577,29 +385,6 @@ impl Shard {
             driver.meter = Meter::new(bucket);
         }
     }
-}
-
-/// Signs the records of `pieces`, at most a batch, and keeps the proof.
-fn sign_batch(key: &hawker_proto::identity::HostKey, task: &SharedTask, grant: Grant, pieces: &[PieceIndex]) {
-    let record = |piece: &PieceIndex| {
-        let blocks = task.file().record(*piece)?;
-        Some(PieceRecord { piece: *piece, blocks })
-    };
-    let records: Vec<PieceRecord> = pieces.iter().filter_map(record).collect();
-    if records.is_empty() {
-        return;
-    }
-    let batch = RecordBatch::sign(key, task.id(), task.geometry(), grant, records);
-    let encoded = batch.encode();
-    task.add_proof(&batch, encoded);
-}
-
-/// The root of content of one block that was received by an earlier process: read back, one block at most.
-fn read_single_block(file: &TaskFile) -> Option<Root> {
-    let length = usize::try_from(file.geometry().length()).ok()?;
-    let bytes = hawker_storage::blocking::read_at(file.content(), length, 0).ok()?;
-    let is_right = file.record(PieceIndex(0))? == [hash::block_value(0, &bytes)];
-    is_right.then(|| hash::root_of_bytes(&bytes))
 }
 
 /// BLAKE3 of the whole content, from the records of its pieces. `None` when one cannot be read back.

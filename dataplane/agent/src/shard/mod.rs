@@ -3,6 +3,7 @@
 //! One turn: take commands, let the kernel work, hand completions to the machines, run what the machines want, submit.
 //! Nothing here blocks but the engine's own wait.
 
+mod assembly;
 mod child;
 mod download;
 mod http;
@@ -13,8 +14,10 @@ mod origin;
 mod parent;
 mod places;
 mod serve;
+mod signing;
 mod slots;
 mod start;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod unsent;
@@ -344,7 +347,7 @@ impl Shard {
             ShardCommand::Allowance { task, allowance } => self.on_allowance(task, allowance),
             ShardCommand::Scheduler { is_connected, keys } => self.on_scheduler(is_connected, keys),
             ShardCommand::OriginData { task, serial, offset, block, length, value } => {
-                self.on_control_data(task, serial, origin::Arrived { offset, block, length, value });
+                self.on_control_data(task, serial, stream::Arrived { offset, block, length, value });
             }
             ShardCommand::OriginEnd { task, serial, end } => self.on_control_end(task, serial, end),
             ShardCommand::SetAlone { task, is_alone } => self.set_alone(task, is_alone),

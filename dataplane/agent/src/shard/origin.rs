@@ -4,31 +4,27 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hawker_proto::hash::{ChainingValue, block_value};
+use hawker_proto::hash::block_value;
 use hawker_proto::http1::{
     OriginAnswer, RequestHead, ResponseHead, interpret, is_transient, parse_response, range_header,
 };
-use hawker_proto::trust::{SignedAllowance, SignedLease};
 use hawker_proto::url::Url;
 use hawker_proto::{BLOCK_BYTES, ByteRange, Instant, TaskId};
 use hawker_ring::{Block, Body, File, Op, Outcome, Received, Strategy, TailBuf, Token};
-use hawker_swarm::{DownloadInput, LeaseId, OriginOutcome};
+use hawker_swarm::LeaseId;
 
+use super::stream::{Arrived, Stream};
 use super::{Purpose, SLAB_PAUSE, Shard};
 use crate::rates::take_all;
 use crate::seam::{OriginEnd, OriginSpec, ShardEvent, Trouble};
-use crate::share::Source;
 
 /// No first byte after this long: the range goes elsewhere.
 const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(10);
 /// No further byte after this long: the range goes elsewhere.
-const STALL_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after a failure that says nothing of when to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const BROKEN: OriginEnd = OriginEnd::Failed { retry_after: RETRY_AFTER, trouble: Trouble::Broken };
-/// The lease ran out first: the rest goes elsewhere at once. It counts as a failure all the same, or an origin that is
-/// silent for longer than its leases live would be asked for ever.
-const EXPIRED: OriginEnd = OriginEnd::Failed { retry_after: Duration::ZERO, trouble: Trouble::Silent(STALL_LIMIT) };
 /// How often a fetch's progress is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of a response head taken at once.
@@ -42,24 +38,6 @@ const STEP_LONG: Duration = Duration::from_secs(1);
 /// Idle connections kept for the next lease, and for how long.
 const IDLE_SOCKETS_MAX: usize = 16;
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
-
-/// A block from an origin, hashed.
-pub(super) struct Arrived {
-    pub(super) offset: u64,
-    pub(super) block: Block,
-    pub(super) length: usize,
-    pub(super) value: ChainingValue,
-}
-
-/// A range of a task that arrives from the origin.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stream {
-    from: u64,
-    /// Bytes before this offset have arrived.
-    pub(super) upto: u64,
-    /// When the range is somebody else's; `None` for a fetch under an allowance.
-    pub(super) ends: Option<Instant>,
-}
 
 /// A kept-alive connection to an origin that carries nothing now.
 pub(super) struct IdleSocket {
@@ -110,30 +88,6 @@ impl Fetch {
 }
 
 impl Shard {
-    pub(super) fn on_lease(&mut self, task: TaskId, lease: SignedLease, valid: Duration) {
-        let (serial, range) = (lease.lease.serial, lease.lease.range);
-        let Some(driver) = self.downloads.get_mut(&task) else {
-            // It was done before the answer came: somebody else may have the range.
-            let end = OriginEnd::Complete;
-            self.events.push(ShardEvent::LeaseDone { task, serial, upto: range.start(), end });
-            return;
-        };
-        driver.lease_ends.insert(LeaseId(serial), self.now + valid);
-        self.sign_under(task, lease);
-        self.tell(task, DownloadInput::Lease { lease: LeaseId(serial), range });
-    }
-
-    pub(super) fn on_no_lease(&mut self, task: TaskId, retry_after: Duration) {
-        self.tell(task, DownloadInput::NoLease { retry_after });
-    }
-
-    pub(super) fn on_allowance(&mut self, task: TaskId, allowance: SignedAllowance) {
-        if let Some(driver) = self.downloads.get_mut(&task) {
-            driver.allowance = Some(allowance);
-        }
-        self.tell(task, DownloadInput::Allowance { bytes: allowance.allowance.bytes });
-    }
-
     /// Begins to fetch a range: on this shard when the origin is plain HTTP at a known address, else in control. The
     /// range from byte 0 is always control's, which still holds the open answer of the resolve.
     pub(super) fn start_stream(&mut self, task: TaskId, lease: LeaseId, range: ByteRange) {
@@ -429,75 +383,6 @@ impl Shard {
         } else if was_streaming {
             self.events.push(ShardEvent::StopOrigin { task, serial: lease.0 });
         }
-    }
-
-    /// Ends the streams whose leases are over: the scheduler gives their ranges to others.
-    pub(super) fn end_expired_streams(&mut self, task: TaskId) {
-        let now = self.now;
-        let Some(driver) = self.downloads.get(&task) else { return };
-        let expired = driver.streams.iter().filter(|(_, stream)| stream.ends.is_some_and(|ends| ends <= now));
-        let expired: Vec<(LeaseId, Stream)> = expired.map(|(lease, stream)| (*lease, *stream)).collect();
-        for (lease, stream) in expired {
-            tracing::debug!(task = %task.short(), "a lease ran out before its range had arrived");
-            self.stop_stream(task, lease);
-            self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end: EXPIRED });
-            let outcome = OriginOutcome::Failed { retry_after: Duration::ZERO };
-            self.tell(task, DownloadInput::OriginEnded { lease, outcome });
-        }
-    }
-
-    fn end_stream(&mut self, task: TaskId, lease: LeaseId, end: OriginEnd) {
-        let Some(driver) = self.downloads.get_mut(&task) else { return };
-        let Some(stream) = driver.streams.remove(&lease) else { return };
-        let end = match end {
-            // An origin, or a box before it, that ends bodies early would cost a pause a body.
-            OriginEnd::Failed { trouble: Trouble::Broken, .. } if stream.upto > stream.from => {
-                OriginEnd::Failed { retry_after: Duration::ZERO, trouble: Trouble::Broken }
-            }
-            end => end,
-        };
-        let outcome = match end {
-            OriginEnd::Complete => OriginOutcome::Complete,
-            OriginEnd::Failed { retry_after, .. } => OriginOutcome::Failed { retry_after },
-            OriginEnd::Refused { .. } => OriginOutcome::Refused,
-        };
-        self.events.push(ShardEvent::LeaseDone { task, serial: lease.0, upto: stream.upto, end });
-        self.tell(task, DownloadInput::OriginEnded { lease, outcome });
-    }
-
-    pub(super) fn on_control_data(&mut self, task: TaskId, serial: u64, arrived: Arrived) {
-        self.on_arrived(task, LeaseId(serial), arrived);
-    }
-
-    pub(super) fn on_control_end(&mut self, task: TaskId, serial: u64, end: OriginEnd) {
-        self.end_stream(task, LeaseId(serial), end);
-    }
-
-    /// One block of a stream: it is noted and written.
-    fn on_arrived(&mut self, task: TaskId, lease: LeaseId, arrived: Arrived) {
-        let Arrived { offset, block: memory, length, value } = arrived;
-        let Some(driver) = self.downloads.get_mut(&task) else { return };
-        let Some(stream) = driver.streams.get_mut(&lease) else { return };
-        let Some((piece, block)) = driver.task.geometry().block_at(offset) else { return };
-        let range = driver.task.geometry().block_range(piece, block);
-        let is_next = offset == stream.upto && range.start() == offset && range.length() == length as u64;
-        assert!(is_next, "blocks of a stream come whole and in order: {offset} + {length} after {stream:?}");
-        stream.upto = range.end();
-        let upto = stream.upto;
-        self.counters.origin_bytes.add(length as u64);
-        driver.task.count(Source::Origin, length as u64);
-        if !self.note_origin_value(task, piece, block, value) {
-            tracing::warn!(task = %task.short(), piece = piece.0, "the origin's bytes differ from what was recorded");
-            self.end_stream(task, lease, OriginEnd::Refused { status: 412 });
-            self.stop_stream(task, lease);
-            return;
-        }
-        self.note_single_block(task, &memory, length);
-        let is_new = self.downloads.get(&task).is_some_and(|driver| !driver.task.file().has_piece(piece));
-        if is_new {
-            self.write_block(task, piece, block, memory, length);
-        }
-        self.tell(task, DownloadInput::OriginProgress { lease, upto });
     }
 }
 
