@@ -6,9 +6,9 @@
 //! life: then all that starve fetch no more than the file together. Its own disk may have lost what it fetched itself;
 //! that much it gets again, up to the file once for all hosts. The states of pieces stay as they are.
 
+use crate::asks::PARALLEL_MAX;
 use crate::cluster::Cluster;
 use crate::host::Host;
-use crate::leases::PARALLEL_MAX;
 use crate::table::Slot;
 use crate::task::{Ask, Peer, Task, Tracking, Wish};
 

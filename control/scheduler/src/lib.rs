@@ -7,6 +7,7 @@
 extern crate alloc;
 
 mod announce;
+mod asks;
 mod bans;
 mod check;
 mod claims;
