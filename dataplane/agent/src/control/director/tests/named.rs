@@ -17,7 +17,31 @@ fn blob(url: &str, token: &str, digest: Digest) -> GetRequest {
     GetRequest::of_blob(url, vec![("authorization".to_owned(), token.to_owned())], digest).unwrap()
 }
 
+const BLOB: &str = "/v2/a/blobs/x";
+
+/// A download of a megabyte by its digest that goes by the cluster.
+struct Begun {
+    origin: Origin,
+    task: Arc<SharedTask>,
+    bytes: Vec<u8>,
+    digest: Digest,
+    events: mpsc::Receiver<CallerEvent>,
+}
+
 impl World {
+    async fn begin(&mut self) -> Begun {
+        self.connect().await;
+        let bytes = content(usize::try_from(MIB).unwrap());
+        let digest = sha256(&bytes);
+        let origin = origin_of(MIB).await;
+        let events = self.ask(blob(&origin.url(BLOB), "Bearer one", digest)).await;
+        let (want, _) = self.named_want().await;
+        self.answer(self.ready(want, task_id_of_digest(Some(MIB), &digest), MIB)).await;
+        let (task, is_alone) = self.started().await;
+        assert!(!is_alone);
+        Begun { origin, task, bytes, digest, events }
+    }
+
     async fn named_want(&mut self) -> (WantId, Digest) {
         match self.said().await {
             Input::Want { want, key: WantKey::Digest(digest, Some(_)), origin: Some(_), .. } => (want, digest),
@@ -101,16 +125,7 @@ async fn task_that_cannot_be_the_named_content_is_not_taken() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_content_is_dropped_and_then_fetched_without_others() {
     let mut world = World::new();
-    world.connect().await;
-    let bytes = content(usize::try_from(MIB).unwrap());
-    let digest = sha256(&bytes);
-    let origin = origin_of(MIB).await;
-    let url = origin.url("/v2/a/blobs/x");
-    let events = world.ask(blob(&url, "Bearer one", digest)).await;
-    let (want, _) = world.named_want().await;
-    world.answer(world.ready(want, task_id_of_digest(Some(MIB), &digest), MIB)).await;
-    let (task, is_alone) = world.started().await;
-    assert!(!is_alone);
+    let Begun { origin, task, bytes, digest, events } = world.begin().await;
     // Every piece is vouched for, by a host that lies.
     let mut wrong = bytes.clone();
     wrong[7] ^= 1;
@@ -122,7 +137,7 @@ async fn wrong_content_is_dropped_and_then_fetched_without_others() {
     let is_left = |input: &Input| matches!(input, Input::Left { .. });
     while !is_left(&world.said().await) {}
 
-    let events = world.ask(blob(&url, "Bearer one", digest)).await;
+    let events = world.ask(blob(&origin.url(BLOB), "Bearer one", digest)).await;
     // Behind what was said to the first download.
     let (task, is_alone) = loop {
         if let ShardCommand::StartDownload { task, is_alone, .. } = world.command().await {
@@ -137,14 +152,7 @@ async fn wrong_content_is_dropped_and_then_fetched_without_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn content_is_hashed_in_whatever_order_it_arrives() {
     let mut world = World::new();
-    world.connect().await;
-    let bytes = content(usize::try_from(MIB).unwrap());
-    let digest = sha256(&bytes);
-    let origin = origin_of(MIB).await;
-    let _events = world.ask(blob(&origin.url("/v2/a/blobs/x"), "Bearer one", digest)).await;
-    let (want, _) = world.named_want().await;
-    world.answer(world.ready(want, task_id_of_digest(Some(MIB), &digest), MIB)).await;
-    let (task, _) = world.started().await;
+    let Begun { task, bytes, digest, .. } = world.begin().await;
     let (changed, hashers) = (watch::Sender::new(0), Arc::new(Semaphore::new(1)));
     let follow = || Follower::start(Arc::clone(&task), digest, changed.subscribe(), Arc::clone(&hashers));
     let follower = follow();
@@ -164,14 +172,7 @@ async fn content_is_hashed_in_whatever_order_it_arrives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn piece_that_rotted_after_it_was_hashed_and_came_again_is_no_mismatch() {
     let mut world = World::new();
-    world.connect().await;
-    let bytes = content(usize::try_from(MIB).unwrap());
-    let digest = sha256(&bytes);
-    let origin = origin_of(MIB).await;
-    let events = world.ask(blob(&origin.url("/v2/a/blobs/x"), "Bearer one", digest)).await;
-    let (want, _) = world.named_want().await;
-    world.answer(world.ready(want, task_id_of_digest(Some(MIB), &digest), MIB)).await;
-    let (task, _) = world.started().await;
+    let Begun { task, bytes, events, .. } = world.begin().await;
     // Whoever hashes holds the task until all of it is hashed.
     let holders = Arc::strong_count(&task);
     for piece in (1..task.geometry().piece_count()).map(PieceIndex) {
