@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hawker_proto::ByteRange;
 use hawker_proto::resolve::{Digest, DigestHasher};
 use hawker_storage::blocking;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::share::SharedTask;
@@ -18,7 +18,11 @@ const TURN_BYTES: u64 = 64 << 20;
 
 /// Hashes a content from its start as far as it is here, while it arrives.
 #[derive(Debug)]
-pub(super) struct Follower(JoinHandle<io::Result<Digest>>);
+pub(super) struct Follower {
+    hashing: JoinHandle<io::Result<Digest>>,
+    /// Says that all has come.
+    over: oneshot::Sender<()>,
+}
 
 impl Follower {
     /// Follows `task`, of which `changed` says when more is here, for a digest of the same kind as `kind`. `hashers` has a
@@ -29,25 +33,32 @@ impl Follower {
         mut changed: watch::Receiver<u64>,
         hashers: Arc<Semaphore>,
     ) -> Self {
-        Self(tokio::spawn(async move {
+        let (over, mut is_over) = oneshot::channel();
+        let hashing = tokio::spawn(async move {
             let mut progress = Progress::new(&kind);
             loop {
                 changed.mark_unchanged();
                 progress = progress.advance(&task, &hashers).await?;
                 if progress.offset == task.geometry().length() {
-                    return Ok(progress.hasher.finish());
+                    return progress.end(&task);
                 }
-                changed.changed().await.map_err(|_| io::Error::other("the download was given up"))?;
+                tokio::select! {
+                    _ = &mut is_over => return progress.advance(&task, &hashers).await?.end(&task),
+                    more = changed.changed() => more.map_err(|_| io::Error::other("the download was given up"))?,
+                }
             }
-        }))
+        });
+        Self { hashing, over }
     }
 
-    /// The digest, when all of the content is here.
+    /// The digest, when all of the content has come.
     ///
     /// # Errors
-    /// It cannot be read back, or was given up.
+    /// It cannot be read back, was given up, or lost a piece since.
     pub(super) async fn digest(self) -> io::Result<Digest> {
-        self.0.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        // One that is done waits for nothing.
+        let _ = self.over.send(());
+        self.hashing.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
 
@@ -56,11 +67,7 @@ impl Follower {
 /// # Errors
 /// It cannot be read back.
 pub(super) async fn digest_of(task: &Arc<SharedTask>, kind: &Digest, hashers: &Semaphore) -> io::Result<Digest> {
-    let progress = Progress::new(kind).advance(task, hashers).await?;
-    match progress.offset == task.geometry().length() {
-        true => Ok(progress.hasher.finish()),
-        false => Err(io::Error::other("a piece was lost")),
-    }
+    Progress::new(kind).advance(task, hashers).await?.end(task)
 }
 
 /// How far a content is hashed.
@@ -72,6 +79,13 @@ struct Progress {
 impl Progress {
     fn new(kind: &Digest) -> Self {
         Self { hasher: DigestHasher::like(kind), offset: 0 }
+    }
+
+    fn end(self, task: &SharedTask) -> io::Result<Digest> {
+        match self.offset == task.geometry().length() {
+            true => Ok(self.hasher.finish()),
+            false => Err(io::Error::other("a piece was lost")),
+        }
     }
 
     /// Hashes what is here behind what is hashed.
